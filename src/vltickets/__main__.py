@@ -1,0 +1,5 @@
+"""`python -m vltickets`."""
+
+from vltickets.cli import main
+
+main()

@@ -1,0 +1,235 @@
+"""UNITER: words and image regions in one stream of post-LN BERT layers, under the official checkpoint's names.
+
+Axes: b batch, t text, r regions, j = t + r the joint sequence, d hidden width.
+Source: ChenRocks/UNITER model/{model,layer,attention}.py (official-models 1.1 to 1.3).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from vltickets.backbones.protocol import Outputs
+from vltickets.data import Inputs
+from vltickets.specs import Uniter
+
+LAYER_NORM_EPS = 1e-12
+MASKED_SCORE = -10000.0  # the official additive mask of padding
+
+
+class UniterBackbone(nn.Module):
+    """The trunk: embeddings of both modalities, the encoder, and a pooler over [CLS].
+
+    The official code packs each row's regions right behind its own words; here they follow the padded text. Regions
+    have no place in a sequence and padding is masked, so every token's state is the same.
+    """
+
+    def __init__(
+        self, spec: Uniter, *, vocabulary: int, region_width: int, dropout: float, type_count: int = 2
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.embeddings = TextEmbeddings(spec, vocabulary, dropout, type_count)
+        self.img_embeddings = RegionEmbeddings(spec.hidden, region_width, dropout)
+        self.encoder = Encoder(spec, dropout)
+        self.pooler = Pooler(spec.hidden)
+
+    @property
+    def hidden(self) -> int:
+        """Width of the states."""
+        return self.spec.hidden
+
+    def forward(self, inputs: Inputs) -> Outputs:
+        """Return the last layer's states of words and regions, and the pooled [CLS]."""
+        text = self.embeddings(inputs.tokens)
+        if inputs.features.shape[1]:
+            types = self.embeddings.token_type_embeddings(inputs.region_types)
+            regions = self.img_embeddings(inputs.features, inputs.boxes, types, inputs.hidden_regions)
+            joint = torch.cat([text, regions], dim=1)
+        else:
+            joint = text
+        mask = torch.cat([inputs.token_mask, inputs.region_mask], dim=1)
+        bias = (~mask)[:, None, None, :].to(joint.dtype) * MASKED_SCORE
+        sequence = self.encoder(joint, bias)
+        return Outputs(sequence=sequence, pooled=self.pooler(sequence), mask=mask, text=inputs.tokens.shape[1])
+
+    def prunable(self) -> dict[str, nn.Parameter]:
+        """Return the weights a mask covers, by name: the encoder's matrices and the pooler (official-models 7.1).
+
+        Not biases, norms, embeddings or the image projection: 85,524,480 weights at base size.
+        """
+        return {
+            name: weight
+            for name, weight in self.named_parameters()
+            if weight.dim() == 2 and name.startswith(("encoder.", "pooler."))
+        }
+
+    def initialise(self, generator: torch.Generator, std: float) -> None:
+        """Fill every weight as BERT does: normal with `std`, norms 1, biases 0; the padding word's row stays 0."""
+        for module in self.modules():
+            initialise_module(module, generator, std)
+        with torch.no_grad():
+            self.embeddings.word_embeddings.weight[0] = 0
+
+
+class TextEmbeddings(nn.Module):
+    """Word + position + type, then LN. Regions take their type from this module's table too."""
+
+    def __init__(self, spec: Uniter, vocabulary: int, dropout: float, type_count: int) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(vocabulary, spec.hidden, padding_idx=0)
+        self.position_embeddings = nn.Embedding(spec.positions, spec.hidden)
+        self.token_type_embeddings = nn.Embedding(type_count, spec.hidden)
+        self.LayerNorm = nn.LayerNorm(spec.hidden, eps=LAYER_NORM_EPS)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Embed tokens [b, t] as [b, t, d]; texts have type 0."""
+        positions = self.position_embeddings.weight[: tokens.shape[1]]
+        embedded = self.word_embeddings(tokens) + positions + self.token_type_embeddings.weight[0]
+        out: torch.Tensor = self.dropout(self.LayerNorm(embedded))
+        return out
+
+
+class RegionEmbeddings(nn.Module):
+    """Feature and geometry, each projected and normed, plus the type; a hidden region's feature is the mask vector."""
+
+    def __init__(self, hidden: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.img_linear = nn.Linear(width, hidden)
+        self.img_layer_norm = nn.LayerNorm(hidden, eps=LAYER_NORM_EPS)
+        self.pos_layer_norm = nn.LayerNorm(hidden, eps=LAYER_NORM_EPS)
+        self.pos_linear = nn.Linear(7, hidden)
+        self.mask_embedding = nn.Embedding(2, width, padding_idx=0)
+        self.LayerNorm = nn.LayerNorm(hidden, eps=LAYER_NORM_EPS)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, features: torch.Tensor, boxes: torch.Tensor, types: torch.Tensor, hidden: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Embed features [b, r, f] and boxes [b, r, 7] as [b, r, d]."""
+        if hidden is not None:
+            features = features + hidden[..., None].to(features.dtype) * self.mask_embedding.weight[1]
+        embedded = self.img_layer_norm(self.img_linear(features)) + self.pos_layer_norm(self.pos_linear(boxes)) + types
+        out: torch.Tensor = self.dropout(self.LayerNorm(embedded))
+        return out
+
+
+class Encoder(nn.Module):
+    """The stack of layers."""
+
+    def __init__(self, spec: Uniter, dropout: float) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList([Layer(spec, dropout) for _ in range(spec.layers)])
+
+    def forward(self, states: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Return the last layer's states [b, j, d]; `bias` [b, 1, 1, j] is added to the attention scores."""
+        for layer in self.layer:
+            states = layer(states, bias)
+        return states
+
+
+class Layer(nn.Module):
+    """Self-attention and feed-forward, each followed by dropout, residual and LN."""
+
+    def __init__(self, spec: Uniter, dropout: float) -> None:
+        super().__init__()
+        self.attention = Attention(spec, dropout)
+        self.intermediate = Dense(spec.hidden, spec.intermediate)
+        self.output = ResidualDense(spec.intermediate, spec.hidden, dropout)
+
+    def forward(self, states: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Return the layer's states [b, j, d]."""
+        attended = self.attention(states, bias)
+        out: torch.Tensor = self.output(F.gelu(self.intermediate.dense(attended)), attended)
+        return out
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with its output projection."""
+
+    def __init__(self, spec: Uniter, dropout: float) -> None:
+        super().__init__()
+        self.self = SelfAttention(spec, dropout)
+        self.output = ResidualDense(spec.hidden, spec.hidden, dropout)
+
+    def forward(self, states: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Return attended states [b, j, d]."""
+        out: torch.Tensor = self.output(self.self(states, bias), states)
+        return out
+
+
+class SelfAttention(nn.Module):
+    """Scaled dot-product attention over all words and regions."""
+
+    def __init__(self, spec: Uniter, dropout: float) -> None:
+        super().__init__()
+        self.heads = spec.heads
+        self.probability = dropout
+        self.query = nn.Linear(spec.hidden, spec.hidden)
+        self.key = nn.Linear(spec.hidden, spec.hidden)
+        self.value = nn.Linear(spec.hidden, spec.hidden)
+
+    def forward(self, states: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Return the heads' outputs side by side [b, j, d]."""
+        b, j, d = states.shape
+
+        def split(projected: torch.Tensor) -> torch.Tensor:
+            return projected.view(b, j, self.heads, d // self.heads).transpose(1, 2)
+
+        context = F.scaled_dot_product_attention(
+            split(self.query(states)),
+            split(self.key(states)),
+            split(self.value(states)),
+            attn_mask=bias,
+            dropout_p=self.probability if self.training else 0.0,
+        )
+        return context.transpose(1, 2).reshape(b, j, d)
+
+
+class Dense(nn.Module):
+    """A linear layer under the official name `dense`."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, out)
+
+
+class ResidualDense(nn.Module):
+    """Linear, dropout, residual, LN."""
+
+    def __init__(self, width: int, out: int, dropout: float) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, out)
+        self.LayerNorm = nn.LayerNorm(out, eps=LAYER_NORM_EPS)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Return LN(dropout(W states) + residual)."""
+        out: torch.Tensor = self.LayerNorm(self.dropout(self.dense(states)) + residual)
+        return out
+
+
+class Pooler(nn.Module):
+    """Linear and tanh on the first token, [CLS]."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(hidden, hidden)
+
+    def forward(self, sequence: torch.Tensor) -> torch.Tensor:
+        """Return [b, d]."""
+        return torch.tanh(self.dense(sequence[:, 0]))
+
+
+def initialise_module(module: nn.Module, generator: torch.Generator, std: float) -> None:
+    """Fill one module's own weights as BERT does: matrices and tables normal, norms 1, biases 0."""
+    with torch.no_grad():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            module.weight.normal_(0.0, std, generator=generator)
+        elif isinstance(module, nn.LayerNorm):
+            module.weight.fill_(1.0)
+        bias = getattr(module, "bias", None)
+        if isinstance(bias, nn.Parameter):
+            bias.zero_()

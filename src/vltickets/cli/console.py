@@ -1,0 +1,122 @@
+"""How the command line speaks: errors with exit code 2, progress with time left, plain lines off a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from vltickets.specs import Train
+from vltickets.studies.executors import Event, Listener
+from vltickets.studies.graph import steps_of
+
+if TYPE_CHECKING:
+    from vltickets.studies.run import Planned
+
+PLAIN_SECONDS = 15.0
+
+
+def screen(*, to_stderr: bool = False) -> Console:
+    """Return a console; it drops colour by itself off a terminal and under NO_COLOR."""
+    return Console(stderr=to_stderr, highlight=False)
+
+
+def duration(seconds: float) -> str:
+    """Return a time as 45 s, 3 min 20 s or 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Pace:
+    """Time left, from the optimiser steps done since the start and those still to do."""
+
+    def __init__(self, planned: Planned) -> None:
+        self.steps = {item.node.digest: steps_of(item.node) for item in planned.work if isinstance(item.node, Train)}
+        self.total = sum(self.steps.values())
+        self.done: dict[str, int] = {}
+        self.resumed: dict[str, int] = {}
+        self.started = time.monotonic()
+
+    def take(self, event: Event) -> None:
+        """Take in an event."""
+        if event.state == "step":
+            self.resumed.setdefault(event.digest, event.step - 1)
+            self.done[event.digest] = event.step
+        elif event.state == "finished" and event.digest in self.steps:
+            self.done[event.digest] = self.steps[event.digest]
+
+    def left(self) -> float | None:
+        """Return the seconds left, or None before anything is known."""
+        done = sum(self.done.values())
+        fresh = done - sum(self.resumed.values())
+        if fresh <= 0:
+            return None
+        return (self.total - done) * (time.monotonic() - self.started) / fresh
+
+
+@contextmanager
+def following(planned: Planned, console: Console) -> Iterator[Listener]:
+    """Show the progress of a study on a console: a bar on a terminal, a line now and then elsewhere."""
+    pace = Pace(planned)
+    total = len(planned.work)
+    finished = 0
+    names = _names(planned)
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, TextColumn("{task.fields[left]}"), console=console) as bar:
+            task = bar.add_task("runs", total=total, left="")
+
+            def on_bar(event: Event) -> None:
+                _on_bar(event, pace, bar, task)
+
+            yield on_bar
+        return
+
+    told = 0.0
+
+    def on_line(event: Event) -> None:
+        nonlocal finished, told
+        pace.take(event)
+        finished += event.state == "finished"
+        last = event.state == "finished" and finished == total
+        if event.state == "failed" or last or time.monotonic() - told > PLAIN_SECONDS:
+            told = time.monotonic()
+            left = pace.left()
+            rest = "" if left is None or last else f", about {duration(left)} left"
+            what = names.get(event.digest, event.digest)
+            problem = f" FAILED: {event.message}" if event.state == "failed" else ""
+            console.print(f"{finished}/{total} runs done{rest} ({what}{problem})", soft_wrap=True)
+
+    yield on_line
+
+
+def _on_bar(event: Event, pace: Pace, bar: Progress, task: TaskID) -> None:
+    pace.take(event)
+    left = pace.left()
+    bar.update(task, left="" if left is None else f"about {duration(left)} left")
+    if event.state == "finished":
+        bar.advance(task)
+    elif event.state == "failed":
+        bar.console.print(f"run {event.digest} failed: {event.message}")
+
+
+def _names(planned: Planned) -> dict[str, str]:
+    names: dict[str, str] = {item.node.digest: item.node.kind for item in planned.work}
+    for cell in planned.cells:
+        level = f" {cell.sparsity:.0%}" if cell.sparsity else ""
+        names[cell.node.digest] = f"{cell.baseline}{level} seed {cell.seed}"
+    return names
+
+
+def fail(message: str) -> None:
+    """Say what is wrong, in one sentence, on the standard error."""
+    print(f"vltickets: {message}", file=sys.stderr)

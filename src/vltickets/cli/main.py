@@ -1,0 +1,54 @@
+"""The command line: parse, call, print. A user's mistake is one sentence and exit code 2; never a bare traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+import typer
+
+from vltickets.cli.console import fail
+from vltickets.cli.machine import data_app, doctor, weights_app
+from vltickets.cli.studies import demo, report, study_app
+from vltickets.cli.tickets import evaluate, find, ticket_app
+from vltickets.errors import UserError
+
+app = typer.Typer(
+    name="vltickets",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Find lottery tickets in vision-and-language transformers, and test them. Exit codes: 0 done, 1 a run failed, "
+    "2 a mistake in what was asked, 130 interrupted.",
+)
+app.command("demo")(demo)
+app.command("find")(find)
+app.command("evaluate")(evaluate)
+app.command("report")(report)
+app.command("doctor")(doctor)
+app.add_typer(study_app, name="study")
+app.add_typer(ticket_app, name="ticket")
+app.add_typer(weights_app, name="weights")
+app.add_typer(data_app, name="data")
+
+
+def main() -> None:
+    """Run the command line; the entry point of `vltickets`."""
+    try:
+        app(standalone_mode=False)
+    except UserError as error:
+        fail(str(error))
+        sys.exit(2)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        fail("interrupted; the same command goes on from the last checkpoint")
+        sys.exit(130)
+    except RuntimeError as error:
+        if "VLTICKETS_DEBUG" in os.environ:
+            raise
+        fail(str(error))
+        sys.exit(1)

@@ -1,0 +1,206 @@
+"""`vltickets demo`, `study run|status|export|import` and `report`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vltickets.cli.console import duration, following, screen
+from vltickets.errors import UserError
+from vltickets.store import Store, export_records, import_records
+from vltickets.studies.config import Study, load_study
+
+study_app = typer.Typer(no_args_is_help=True, help="Run, watch, carry and report studies.")
+
+OutOption = Annotated[Path, typer.Option("--out", help="Folder for the store, the page and the ticket.")]
+StoreOption = Annotated[Path, typer.Option("--store", help="Folder of results; a study goes on from what is in it.")]
+DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of real data, for studies that need it.")]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=0, help="Processes side by side; 0: this one. Default: one a core.")
+]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Change a recipe's value, as training.steps=200.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on the standard output, nothing else.")]
+NameOption = Annotated[str | None, typer.Option("--name", help="Keep the study under this name.")]
+
+
+def demo(
+    out: OutOption = Path("demo-out"),
+    preset: Annotated[
+        str, typer.Option(help="demo (5 minutes on 2 cores) or smoke (1 minute, plumbing only).")
+    ] = "demo",
+    pretrain: Annotated[
+        bool, typer.Option("--pretrain", help="Make θ₀ anew instead of using the shipped one.")
+    ] = False,
+    workers: WorkersOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find a ticket in the embedded world, test it against the baselines, and write report.html."""
+    chosen = [*(settings or []), *(['start="pretrained"'] if pretrain else [])]
+    study = load_study(preset, tuple(chosen))
+    _run(preset, study, Store(out / "store"), None, workers, as_json, page=out / "report.html")
+    _save_ticket(preset, study, Store(out / "store"), out, as_json)
+
+
+@study_app.command("run")
+def run(
+    name: Annotated[str, typer.Argument(help="A preset, or the path of a recipe in TOML.")],
+    store: StoreOption = Path("store"),
+    data: DataOption = None,
+    workers: WorkersOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+    called: NameOption = None,
+) -> None:
+    """Run what is left of a study. A killed one goes on where it was; what is done is never done again."""
+    study = load_study(name, tuple(settings or ()))
+    called = called or Path(name).stem
+    _run(called, study, Store(store), data, workers, as_json, page=store / f"{called}.html")
+
+
+@study_app.command("status")
+def status(
+    name: Annotated[str | None, typer.Argument(help="A study of the store; all of them unless given.")] = None,
+    store: StoreOption = Path("store"),
+    as_json: JsonOption = False,
+) -> None:
+    """Say how much of a study is done."""
+    results = Store(store)
+    if not (store / "store.json").exists():
+        raise UserError(f"{store} is no store yet; `vltickets study run NAME --store {store}` makes it")
+    names = [name] if name else results.studies()
+    rows = [{"study": one, **_counts(results, one)} for one in names]
+    if as_json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        screen().print(
+            f"{row['study']}: {row['done']} of {row['cells']} cells done; missing: {row['missing'] or 'none'}"
+        )
+
+
+@study_app.command("export")
+def export(
+    name: Annotated[str, typer.Argument(help="The study whose finished records are written.")],
+    file: Annotated[Path, typer.Argument(help="The file to write.")],
+    store: StoreOption = Path("store"),
+) -> None:
+    """Write a study's finished records (specs, numbers, masks; no weights) into one small file."""
+    results = Store(store)
+    cells = results.study(name)["cells"]
+    digests = {cell["node"] for cell in cells}
+    pending = list(digests)
+    while pending:
+        for parent in results.parents_of(pending.pop()):
+            if parent not in digests:
+                digests.add(parent)
+                pending.append(parent)
+    count = export_records(results, digests, file, studies=[name])
+    screen().print(f"{count} records of {len(digests)} runs written to {file} ({file.stat().st_size / 1e6:.2f} MB)")
+
+
+@study_app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A file that `study export` wrote.")],
+    store: StoreOption = Path("store"),
+) -> None:
+    """Take exported records into a store, where they count as done."""
+    new, known = import_records(Store(store), file)
+    screen().print(f"{new} new records, {known} already there; next: vltickets study run … --store {store}")
+
+
+def report(
+    name: Annotated[str, typer.Argument(help="A study of the store.")],
+    store: StoreOption = Path("store"),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where to write the page. Default: STORE/NAME.html.")
+    ] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the table as Markdown too.")] = None,
+    figure: Annotated[Path | None, typer.Option("--figure", help="Write the figure as PNG or SVG too.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the table, the figure and the page from a store, without running anything."""
+    from vltickets import reports
+
+    results = reports.read_results(Store(store), name)
+    page = out or store / f"{name}.html"
+    reports.write_page(results, page)
+    if markdown is not None:
+        markdown.write_text(reports.markdown_table(results), encoding="utf-8")
+    if figure is not None:
+        if figure.suffix == ".svg":
+            figure.write_text(reports.figure_svg(results), encoding="utf-8")
+        else:
+            figure.write_bytes(reports.figure_png(results))
+    _show(results, as_json, f"page: {page}")
+
+
+def _run(
+    name: str, study: Study, store: Store, data: Path | None, workers: int | None, as_json: bool, *, page: Path
+) -> None:
+    from vltickets import reports
+    from vltickets.studies.executors import working_processes
+    from vltickets.studies.run import plan_study, run_study
+
+    started = time.perf_counter()
+    console = screen(to_stderr=as_json)
+    console.print(f"{study.title}\n{study.note}".strip(), soft_wrap=True)
+    planned = plan_study(name, study, store, data)
+    processes = working_processes() if workers is None else workers
+    console.print(
+        f"{len(planned.cells)} cells, {len(planned.work)} runs to do ({planned.steps_left} steps), "
+        f"{processes or 'no'} worker processes; store: {store.root}",
+        soft_wrap=True,
+    )
+    command = "vltickets " + shlex.join(sys.argv[1:])
+    with following(planned, console) as listen:
+        run_study(planned, store, workers=processes, listen=listen, command=command)
+    results = reports.read_results(store, name)
+    reports.write_page(results, page)
+    _show(results, as_json, f"done in {duration(time.perf_counter() - started)}; page: {page}")
+
+
+def _show(results: object, as_json: bool, last_line: str) -> None:
+    from vltickets import reports
+
+    assert isinstance(results, reports.Results)
+    if as_json:
+        print(json.dumps(reports.rows_as_json(results)))
+        screen(to_stderr=True).print(last_line, soft_wrap=True)
+        return
+    reports.print_table(results, screen())
+    screen().print(last_line, soft_wrap=True)
+
+
+def _save_ticket(name: str, study: Study, store: Store, out: Path, quiet: bool) -> None:
+    """Save the ticket at the quoted sparsity of the first seed beside the page."""
+    from vltickets.specs import Train
+    from vltickets.studies.scoring import ticket_of
+    from vltickets.tickets import save_ticket
+
+    cells = store.study(name)["cells"]
+    wanted = {"baseline": "imp", "sparsity": study.quoted[-1], "seed": study.seeds[0]}
+    digest = next((cell["node"] for cell in cells if wanted.items() <= cell.items()), None)
+    if digest is None:
+        return
+    node = store.node(digest)
+    assert isinstance(node, Train)
+    path = out / f"{study.task}-{study.quoted[-1] * 100:.0f}.ticket.safetensors"
+    save_ticket(ticket_of(node, store), path)
+    screen(to_stderr=quiet).print(f"ticket: {path}; next: vltickets ticket show {path}", soft_wrap=True)
+
+
+def _counts(store: Store, name: str) -> dict[str, object]:
+    cells = store.study(name)["cells"]
+    missing: dict[str, int] = {}
+    for cell in cells:
+        if not (store.root / "runs" / cell["node"] / "record.json").exists():
+            missing[cell["baseline"]] = missing.get(cell["baseline"], 0) + 1
+    rest = ", ".join(f"{count} {baseline}" for baseline, count in sorted(missing.items()))
+    return {"cells": len(cells), "done": len(cells) - sum(missing.values()), "missing": rest}

@@ -1,0 +1,33 @@
+"""Readers of public formats, region features, tokens, and batches as a function of (seed, step). Knows no models."""
+
+from vltickets.data.batches import BatchPlan, cut_batches
+from vltickets.data.captions import Captions
+from vltickets.data.inputs import Inputs, assemble
+from vltickets.data.nlvr2 import Pairs
+from vltickets.data.ragged import Ragged
+from vltickets.data.regions import Regions, read_regions, soft_targets
+from vltickets.data.sources import Source, open_folder, open_source, register_folder
+from vltickets.data.streams import stream, stream_seed
+from vltickets.data.vocabulary import Vocabulary
+from vltickets.data.vqa import Questions
+
+__all__ = [
+    "BatchPlan",
+    "Captions",
+    "Inputs",
+    "Pairs",
+    "Questions",
+    "Ragged",
+    "Regions",
+    "Source",
+    "Vocabulary",
+    "assemble",
+    "cut_batches",
+    "open_folder",
+    "open_source",
+    "read_regions",
+    "register_folder",
+    "soft_targets",
+    "stream",
+    "stream_seed",
+]

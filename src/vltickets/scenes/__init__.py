@@ -1,0 +1,77 @@
+"""The embedded world: scenes of coloured objects, what a detector finds in them, and what is said of them.
+
+Files, in the public data sets' own formats (each folder argument is the root; the functions name what they write):
+
+- `write_captions`, `write_vqa`, `write_nlvr2`: text, labels and detected regions of one split.
+- `write_vocabulary`: every word of the grammar.
+- `REGION_WIDTH`, `REGION_CLASSES`: width of a region's features and number of its classes.
+- `WORLD_VERSION`: raised whenever any output changes.
+
+Pieces:
+
+- `sample_scene`, `Scene`, `SceneObject`: scenes; `draw`: their pictures; `detect`, `Regions`: their regions.
+- `Description` and the statements of one scene, each with `holds(scene)`: `Exists`, `CountIs`, `Relation`,
+  `HasAttribute`, `CompareCounts`, `SameAttribute`, and `Caption`, several at once.
+- Statements of two scenes, each with `holds(left, right)`: `InPictures`, `ComparePictures`, `TotalIs`.
+- Questions, each with `answer(scene)`: `AskWhether`, `AskCount`, `AskAttribute`.
+
+Everything is a function of (arguments, seed, split): the same call writes the same bytes.
+"""
+
+from pathlib import Path
+
+from vltickets.scenes.captions import write_captions
+from vltickets.scenes.drawing import draw
+from vltickets.scenes.files import write_whole
+from vltickets.scenes.grammar import vocabulary
+from vltickets.scenes.nlvr2 import write_nlvr2
+from vltickets.scenes.pairs import ComparePictures, InPictures, TotalIs
+from vltickets.scenes.questions import AskAttribute, AskCount, AskWhether
+from vltickets.scenes.regions import REGION_CLASSES, REGION_WIDTH, Regions, detect
+from vltickets.scenes.statements import (
+    Caption,
+    CompareCounts,
+    CountIs,
+    Description,
+    Exists,
+    HasAttribute,
+    Relation,
+    SameAttribute,
+)
+from vltickets.scenes.vqa import write_vqa
+from vltickets.scenes.world import WORLD_VERSION, Scene, SceneObject, sample_scene
+
+__all__ = [
+    "REGION_CLASSES",
+    "REGION_WIDTH",
+    "WORLD_VERSION",
+    "AskAttribute",
+    "AskCount",
+    "AskWhether",
+    "Caption",
+    "CompareCounts",
+    "ComparePictures",
+    "CountIs",
+    "Description",
+    "Exists",
+    "HasAttribute",
+    "InPictures",
+    "Regions",
+    "Relation",
+    "SameAttribute",
+    "Scene",
+    "SceneObject",
+    "TotalIs",
+    "detect",
+    "draw",
+    "sample_scene",
+    "write_captions",
+    "write_nlvr2",
+    "write_vocabulary",
+    "write_vqa",
+]
+
+
+def write_vocabulary(folder: Path) -> None:
+    """Write `vocab.txt` under `folder`: the special tokens, then every word of the grammar, sorted, one a line."""
+    write_whole(folder / "vocab.txt", "".join(f"{word}\n" for word in vocabulary()).encode())

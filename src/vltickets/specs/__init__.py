@@ -1,0 +1,64 @@
+"""Frozen, typed values that describe work, their canonical JSON and hash. No torch, no files but recipes.
+
+`Train` and `Prune` are the nodes of a study; `OneShot` and `RandomMask` are masks that need no training.
+"""
+
+from vltickets.specs.backbones import SIZES, Uniter, sized
+from vltickets.specs.data import DataSpec, Folder, World
+from vltickets.specs.nodes import (
+    Fresh,
+    MaskSource,
+    Node,
+    OneShot,
+    Prune,
+    RandomMask,
+    Recipe,
+    Rewound,
+    Shipped,
+    Shuffled,
+    Start,
+    Train,
+    Trained,
+    parents,
+)
+from vltickets.specs.parsing import node_from_json, parse, read_toml, with_setting
+from vltickets.specs.spec import Spec, canonical, changed, hash_json
+from vltickets.specs.tasks import TASK_KINDS, Matching, Nlvr2, Objectives, Pretraining, TaskSpec, Vqa
+
+__all__ = [
+    "SIZES",
+    "TASK_KINDS",
+    "DataSpec",
+    "Folder",
+    "Fresh",
+    "MaskSource",
+    "Matching",
+    "Nlvr2",
+    "Node",
+    "Objectives",
+    "OneShot",
+    "Pretraining",
+    "Prune",
+    "RandomMask",
+    "Recipe",
+    "Rewound",
+    "Shipped",
+    "Shuffled",
+    "Spec",
+    "Start",
+    "TaskSpec",
+    "Train",
+    "Trained",
+    "Uniter",
+    "Vqa",
+    "World",
+    "canonical",
+    "changed",
+    "hash_json",
+    "node_from_json",
+    "parents",
+    "parse",
+    "read_toml",
+    "sized",
+    "with_setting",
+]

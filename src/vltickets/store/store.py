@@ -1,0 +1,279 @@
+"""Results by the hash of their node: whole or not at all, never overwritten, checked when read. Knows no models.
+
+Layout of a store: `nodes/DIGEST.json` what was asked for; `runs/DIGEST/` a finished result (`record.json` and arrays);
+`weights/DIGEST/` a training's weights, which a record can do without; `work/DIGEST/` checkpoints of what is under way;
+`leases/DIGEST.lock` who runs it now; `studies/NAME.json` which node stands in which cell of a study.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+from vltickets.errors import UserError
+from vltickets.specs import Node, canonical, hash_json, node_from_json, parents
+from vltickets.store.atomic import sha256, write_file, write_folder
+
+FORMAT = 1
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished result: the node's canonical JSON, its numbers, and the hashes of its files.
+
+    `metrics` are fractions in [0, 1] unless the name says otherwise; `curve` holds (step, loss) pairs; `seconds` is
+    the time spent in all sittings; `machine` says where.
+    """
+
+    digest: str
+    kind: str
+    spec: dict[str, Any]
+    metrics: dict[str, float]
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    machine: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+class Store:
+    """A folder of results. Any number of processes may use one store at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        marker = root / "store.json"
+        if marker.exists():
+            check_format(_read_json(marker), f"the store {root}")
+        elif root.exists() and any(root.iterdir()):
+            raise UserError(f"{root} holds other files and is not a store; name an empty or a new folder")
+
+    def prepare(self) -> None:
+        """Make the store's folder where it does not exist yet."""
+        marker = self.root / "store.json"
+        if not marker.exists():
+            write_file(marker, json.dumps({"format": FORMAT}).encode())
+
+    # What was asked for
+
+    def put_node(self, node: Node) -> None:
+        """Keep the node's specification, and those of its parents, so that any process can run it by digest."""
+        pending = [(node, False)]
+        while pending:  # parents first: a node that is there has all its ancestors, whenever the writer was killed
+            item, ready = pending.pop()
+            path = self.root / "nodes" / f"{item.digest}.json"
+            if ready:
+                write_file(path, _json_bytes(canonical(item)))
+            elif not path.exists():
+                pending.append((item, True))
+                pending.extend((parent, False) for parent in parents(item))
+
+    def node(self, digest: str) -> Node:
+        """Return the node of a digest; an unknown or altered one is a `UserError`."""
+        loaded: dict[str, Node] = {}
+        stack = [digest]
+        while stack:  # parents first, without recursion: a chain of rounds may be long
+            current = stack[-1]
+            value = self._node_json(current)
+            missing = [name for name in _references(value) if name not in loaded]
+            if missing:
+                stack.extend(missing)
+                continue
+            stack.pop()
+            loaded[current] = self._built(current, value, loaded)
+        return loaded[digest]
+
+    def _built(self, digest: str, value: dict[str, Any], loaded: Mapping[str, Node]) -> Node:
+        try:
+            node = node_from_json(value, loaded.__getitem__)
+        except ValueError as error:  # pydantic's: a field this version does not know
+            reason = str(error).splitlines()[0]
+            raise UserError(f"run {digest} was planned by another version of vltickets ({reason}); upgrade") from None
+        if node.digest != digest:
+            raise UserError(
+                f"run {digest} was planned by a vltickets whose specs mean something else; plan it anew"
+            )
+        return node
+
+    def parents_of(self, digest: str) -> list[str]:
+        """Return the digests of the nodes that a node names."""
+        return list(_references(self._node_json(digest)))
+
+    def _node_json(self, digest: str) -> dict[str, Any]:
+        path = self.root / "nodes" / f"{digest}.json"
+        if not path.exists():
+            raise UserError(f"{self.root} knows no run {digest!r}; `vltickets study status` lists what it has")
+        value = _read_json(path)
+        if hash_json(value) != digest:
+            raise UserError(f"{path} was altered: its content no longer has the hash in its name; delete it")
+        return value
+
+    # Finished results
+
+    def has(self, node: Node) -> bool:
+        """Is the node's result finished?"""
+        return (self.root / "runs" / node.digest / "record.json").exists()
+
+    def finish(self, node: Node, record: Record, arrays: Mapping[str, Arrays]) -> None:
+        """Make a result visible, whole; one that is already there stays as it is."""
+        files = {f"{name}.safetensors": save_arrays(dict(content)) for name, content in arrays.items()}
+        hashes = {name: sha256(content) for name, content in files.items()}
+        whole = _json_bytes(asdict(record) | {"files": hashes})
+        self.put_node(node)
+        write_folder(self.root / "runs" / node.digest, {**files, "record.json": whole})
+        shutil.rmtree(self.root / "work" / node.digest, ignore_errors=True)
+
+    def record(self, digest: str) -> Record:
+        """Return a finished record; a missing, newer or corrupted one is a `UserError` that says what to do."""
+        path = self.root / "runs" / digest / "record.json"
+        if not path.exists():
+            raise UserError(f"run {digest} is not finished in {self.root}; `vltickets study run` goes on with it")
+        value = _read_json(path)
+        check_format(value, str(path))
+        try:
+            record = Record(**value | {"curve": [(int(step), float(loss)) for step, loss in value["curve"]]})
+        except (TypeError, KeyError, ValueError) as error:
+            raise UserError(f"{path} is corrupted ({error}); delete the folder {path.parent} to run it again") from None
+        if record.digest != digest or hash_json(record.spec) != digest:
+            raise UserError(f"{path} is of another run than {digest}; delete the folder {path.parent} to run it again")
+        return record
+
+    def arrays(self, digest: str, name: str) -> dict[str, np.ndarray]:
+        """Return the arrays kept under `name` with a result, after checking them against the record's hash."""
+        path = self.root / "runs" / digest / f"{name}.safetensors"
+        expected = self.record(digest).files.get(path.name)
+        return _checked_arrays(path, expected)
+
+    def records(self) -> Iterator[Record]:
+        """Yield every finished record, in the order of the digests."""
+        for path in sorted((self.root / "runs").glob("*/record.json")):
+            if not path.parent.name.startswith("."):  # what a killed writer left
+                yield self.record(path.parent.name)
+
+    # Weights: needed by nodes that start from them, not by reports
+
+    def has_weights(self, node: Node) -> bool:
+        """Are the node's final weights here? A record imported from elsewhere has none."""
+        return (self.root / "weights" / node.digest).exists()
+
+    def put_weights(self, node: Node, weights: Arrays, labels: Mapping[str, str]) -> None:
+        """Keep a training's final weights, with the texts a model needs to be scored elsewhere."""
+        # One entry of metadata: the library writes several in an order that changes from run to run.
+        content = save_arrays(dict(weights), {"labels": json.dumps(dict(labels), sort_keys=True)})
+        sums = _json_bytes({"weights.safetensors": sha256(content)})
+        write_folder(self.root / "weights" / node.digest, {"weights.safetensors": content, "sums.json": sums})
+
+    def weights(self, digest: str) -> dict[str, np.ndarray]:
+        """Return a training's final weights, checked against their hash."""
+        path, expected = self._weights_path(digest)
+        return _checked_arrays(path, expected)
+
+    def labels(self, digest: str) -> dict[str, str]:
+        """Return the texts kept with a training's weights."""
+        path, _ = self._weights_path(digest)
+        with safe_open(str(path), "numpy") as file:
+            labels: dict[str, str] = json.loads((file.metadata() or {}).get("labels", "{}"))
+            return labels
+
+    def _weights_path(self, digest: str) -> tuple[Path, str | None]:
+        folder = self.root / "weights" / digest
+        if not folder.exists():
+            raise UserError(f"{self.root} has no weights of run {digest}; `vltickets study run` makes them again")
+        sums = _read_json(folder / "sums.json")
+        return folder / "weights.safetensors", sums.get("weights.safetensors")
+
+    # Work under way
+
+    def work(self, digest: str) -> Path:
+        """Return the folder for a run's checkpoints; it goes when the run is finished."""
+        return self.root / "work" / digest
+
+    @contextmanager
+    def lease(self, digest: str) -> Iterator[bool]:
+        """Hold the right to run a node; yields False where another living process holds it.
+
+        The operating system frees the lease when its holder dies, however it dies.
+        """
+        folder = self.root / "leases"
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{digest}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    # Studies
+
+    def put_study(self, name: str, value: Mapping[str, Any]) -> None:
+        """Keep which node stands in which cell of a study, for `report` and `study status`."""
+        write_file(self.root / "studies" / f"{name}.json", _json_bytes(dict(value)))
+
+    def study(self, name: str) -> dict[str, Any]:
+        """Return a study's cells as `put_study` kept them."""
+        path = self.root / "studies" / f"{name}.json"
+        if not path.exists():
+            known = ", ".join(self.studies()) or "none yet"
+            raise UserError(f"{self.root} has no study {name!r} (it has: {known}); `vltickets study run` makes it")
+        return _read_json(path)
+
+    def studies(self) -> list[str]:
+        """Return the names of the studies that were planned in this store."""
+        return sorted(path.stem for path in (self.root / "studies").glob("*.json"))
+
+
+def check_format(value: Mapping[str, Any], where: str) -> None:
+    """Refuse what a newer version wrote: its meaning can't be known here."""
+    found = value.get("format")
+    if not isinstance(found, int):
+        raise UserError(f"{where} is corrupted: it has no format number")
+    if found > FORMAT:
+        raise UserError(f"{where} has format {found}, this vltickets reads up to {FORMAT}; upgrade vltickets")
+
+
+def _references(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        if set(value) == {"node"}:
+            yield value["node"]
+        else:
+            for item in value.values():
+                yield from _references(item)
+
+
+def _json_bytes(value: Any) -> bytes:
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is corrupted ({error}); delete its folder to make it again") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is corrupted: expected a JSON object")
+    return value
+
+
+def _checked_arrays(path: Path, expected: str | None) -> dict[str, np.ndarray]:
+    try:
+        content = path.read_bytes()
+        if expected is None or sha256(content) != expected:
+            raise ValueError("its hash is not the recorded one")
+        return dict(load_arrays(content))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{path} is corrupted ({error}); delete the folder {path.parent} to make it again") from None

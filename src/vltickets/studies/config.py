@@ -1,0 +1,144 @@
+"""A study's recipe: what a TOML file may say, and what the presets say."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from vltickets.errors import unknown
+from vltickets.specs import (
+    Matching,
+    Nlvr2,
+    Objectives,
+    Recipe,
+    Spec,
+    TaskSpec,
+    Uniter,
+    Vqa,
+    parse,
+    read_toml,
+    sized,
+    with_setting,
+)
+
+Baseline = Literal[
+    "theta0",
+    "full",
+    "full-2x",
+    "blind",
+    "imp",
+    "random",
+    "random-layerwise",
+    "text-only",
+    "shuffled-within",
+    "shuffled-all",
+    "random-start",
+    "one-shot",
+]
+
+
+class WorldSize(Spec):
+    """The embedded world's size."""
+
+    seed: int = 0
+    scenes: int = Field(15000, ge=1)
+    examples: int = Field(6000, ge=1)
+    heldout: int = Field(4000, ge=1)
+
+
+class Stage(Spec):
+    """One stage of pre-training."""
+
+    training: Recipe
+    objectives: Objectives = Objectives()
+    foils: float = Field(0.0, ge=0, le=1)
+    mask_words: float = Field(0.15, gt=0, le=1)
+    mask_regions: float = Field(0.15, gt=0, le=1)
+
+
+class Pretrain(Spec):
+    """How θ₀ is made: a text-only stage first where there is one (θ₀′, its parent), then vision and language."""
+
+    text: Stage | None = None
+    vision_language: Stage
+    seed: int = 0
+
+
+class Study(Spec):
+    """A ticket, searched and tested: one task, one start, sparsities, seeds and baselines.
+
+    `levels` are the rounds of the search and the sparsities of `imp` and `random`; `quoted` are those at which the
+    other sparse baselines run.
+    """
+
+    study: Literal["first-ticket"] = "first-ticket"
+    title: str
+    note: str = ""
+    data: Literal["world", "folder"] = "world"
+    world: WorldSize = WorldSize()
+    backbone: Literal["tiny", "real", "small", "base"] = "tiny"
+    task: Literal["vqa", "nlvr2", "matching"] = "vqa"
+    nlvr2_head: Literal["paired", "paired-attn"] = "paired-attn"
+    negatives: int = Field(3, ge=1, description="wrong captions per photo in training, for matching")
+    split: str = "test"
+    start: Literal["shipped", "pretrained"] = "pretrained"
+    pretraining: Pretrain | None = None
+    training: Recipe
+    levels: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    quoted: tuple[float, ...] = (0.7,)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    baselines: tuple[Baseline, ...] = ("full", "full-2x", "blind", "imp", "random", "shuffled-within", "one-shot")
+    rewind: float = Field(0.0, ge=0, lt=1, description="share of the steps to rewind to, instead of θ₀")
+
+    @model_validator(mode="after")
+    def _sound(self) -> Study:
+        if (
+            not self.levels
+            or list(self.levels) != sorted(set(self.levels))
+            or not 0 < self.levels[0] <= self.levels[-1] < 1
+        ):
+            raise ValueError(f"levels = {self.levels}: sparsities must rise, inside (0, 1)")
+        if odd := [level for level in self.quoted if level not in self.levels]:
+            raise ValueError(f"quoted = {self.quoted}: {odd[0]} is not among the levels")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds = {self.seeds}: at least one seed, none twice")
+        if self.start == "pretrained" and self.pretraining is None:
+            raise ValueError("start = 'pretrained' needs a table [pretraining]")
+        return self
+
+    @property
+    def uniter(self) -> Uniter:
+        """The backbone's shape."""
+        return sized(self.backbone)
+
+    def task_on(self, data: Any, *, blind: bool = False) -> TaskSpec:
+        """Return the study's task over a source of data."""
+        if self.task == "vqa":
+            return Vqa(data=data, split=self.split, blind=blind)
+        if self.task == "nlvr2":
+            return Nlvr2(data=data, split=self.split, blind=blind, head=self.nlvr2_head)
+        return Matching(data=data, split=self.split, blind=blind, negatives=self.negatives)
+
+
+def presets() -> dict[str, Path]:
+    """Return the recipes that come with the package, by name."""
+    folder = resources.files("vltickets") / "recipes"
+    return {Path(str(item)).stem: Path(str(item)) for item in folder.iterdir() if item.name.endswith(".toml")}
+
+
+def load_study(name: str, settings: tuple[str, ...] = ()) -> Study:
+    """Return a preset, or the recipe in a TOML file, with `a.b=value` settings applied.
+
+    Raises `UserError` that names the nearest preset, or the file and the key that does not fit.
+    """
+    known = presets()
+    path = known.get(name) or Path(name)
+    if name not in known and path.suffix != ".toml":
+        raise unknown("study or preset", name, known)
+    values = read_toml(path)
+    for setting in settings:
+        values = with_setting(values, setting)
+    return parse(Study, values, str(path) if name not in known else f"recipe {name}")

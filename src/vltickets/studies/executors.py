@@ -1,0 +1,225 @@
+"""Running planned work: in this process, or in worker processes side by side, one thread each.
+
+The truth about what is done lies in the store, so an executor only has to run "node K" and may die at any time. Several
+may work on one store: a lease keeps them off each other's node.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vltickets.specs import Node
+from vltickets.store import Store
+from vltickets.studies.graph import Work
+
+ATTEMPTS = 3  # a worker that dies is replaced and its node tried again; three deaths are no accident
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Event:
+    """News of a node: `state` is started, step, finished, failed or waiting (another process has it)."""
+
+    state: str
+    digest: str
+    step: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    message: str = ""
+
+
+Listener = Callable[[Event], None]
+
+
+class StudyFailed(RuntimeError):
+    """Some nodes could not be run; the others are done and kept."""
+
+
+def execute(work: Sequence[Work], store: Store, *, workers: int, listen: Listener) -> None:
+    """Run the work, ready nodes as they become ready. `workers` 0 means this process.
+
+    Raises `StudyFailed` at the end, naming the nodes that failed; what depends on them was not tried.
+    """
+    store.prepare()
+    for item in work:
+        store.put_node(item.node)
+    failures = _in_process(work, store, listen) if workers == 0 else _Pool(work, store, workers, listen).run()
+    if failures:
+        lines = "; ".join(f"{digest}: {message}" for digest, message in failures.items())
+        raise StudyFailed(f"{len(failures)} of {len(work)} runs failed ({lines})")
+
+
+def run_leased(node: Node, store: Store, listen: Listener) -> bool:
+    """Run one node under its lease; False where another process has it."""
+    from vltickets.studies.work import run_node  # torch only where work is done
+
+    with store.lease(node.digest) as mine:
+        if not mine:
+            return False
+        started, told = time.monotonic(), [0.0]
+        listen(Event("started", node.digest))
+
+        def progress(step: int, steps: int, loss: float) -> None:
+            if time.monotonic() - told[0] > POLL_SECONDS:
+                told[0] = time.monotonic()
+                listen(Event("step", node.digest, step, steps, time.monotonic() - started))
+
+        run_node(node, store, progress)
+        listen(Event("finished", node.digest, seconds=time.monotonic() - started))
+    return True
+
+
+def _in_process(work: Sequence[Work], store: Store, listen: Listener) -> dict[str, str]:
+    failures: dict[str, str] = {}
+    for item in work:
+        if any(parent in failures for parent in item.after):
+            failures[item.node.digest] = "a run it needs failed"
+            continue
+        try:
+            while not run_leased(item.node, store, listen):
+                listen(Event("waiting", item.node.digest))
+                time.sleep(POLL_SECONDS)
+        except (RuntimeError, OSError) as error:
+            failures[item.node.digest] = str(error)
+            listen(Event("failed", item.node.digest, message=str(error)))
+    return failures
+
+
+class _Worker:
+    """A process that runs one node after another. It dies with its parent, whose death closes its standard input."""
+
+    def __init__(self, store: Store, inbox: queue.Queue[tuple[_Worker, Event | None]]) -> None:
+        command = [sys.executable, "-m", "vltickets.studies.worker", str(store.root)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.digest: str | None = None
+        self._inbox = inbox
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def give(self, digest: str) -> None:
+        """Hand over a node."""
+        self.digest = digest
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(digest + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died between two nodes: its reader reports that, and the node is given to another
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._inbox.put((self, Event(**json.loads(line))))
+        self.process.wait()
+        self._inbox.put((self, None))
+
+    def stop(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.wait()
+
+
+class _Pool:
+    """Workers, the nodes that are ready for them, and what became of each."""
+
+    def __init__(self, work: Sequence[Work], store: Store, workers: int, listen: Listener) -> None:
+        self.left = {item.node.digest: set(item.after) for item in work}
+        self.store, self.listen, self.size = store, listen, workers
+        self.failures: dict[str, str] = {}
+        self.deaths: dict[str, int] = {}
+        self.ready = [digest for digest, after in self.left.items() if not after]
+        self.waiting: list[str] = []  # another invocation has their lease
+        self.inbox: queue.Queue[tuple[_Worker, Event | None]] = queue.Queue()
+        self.workers: list[_Worker] = []
+
+    def run(self) -> dict[str, str]:
+        """Run everything; return the failures."""
+        try:
+            while self.left:
+                self._hand_out()
+                try:
+                    worker, event = self.inbox.get(timeout=POLL_SECONDS)
+                except queue.Empty:
+                    self._look_again()
+                    continue
+                self._take(worker, event)
+        finally:
+            for worker in self.workers:
+                worker.stop()
+        return self.failures
+
+    def _hand_out(self) -> None:
+        idle = [worker for worker in self.workers if worker.digest is None]
+        while self.ready and (idle or len(self.workers) < self.size):
+            if not idle:
+                idle.append(_Worker(self.store, self.inbox))
+                self.workers.append(idle[-1])
+            idle.pop().give(self.ready.pop(0))
+
+    def _look_again(self) -> None:
+        """Try again for what another invocation had: it may have finished, or died."""
+        self.ready += self.waiting
+        self.waiting = []
+
+    def _take(self, worker: _Worker, event: Event | None) -> None:
+        if event is None:
+            self._replace(worker)
+            return
+        if event.state in ("finished", "failed", "waiting"):
+            worker.digest = None
+        self.listen(event)
+        if event.state == "finished":
+            self._done(event.digest)
+        elif event.state == "failed":
+            self._fail(event.digest, event.message)
+        elif event.state == "waiting":
+            self.waiting.append(event.digest)
+
+    def _replace(self, worker: _Worker) -> None:
+        self.workers.remove(worker)
+        digest = worker.digest
+        if digest is None:
+            return
+        self.deaths[digest] = self.deaths.get(digest, 0) + 1
+        if self.deaths[digest] < ATTEMPTS:
+            self.ready.insert(0, digest)  # it goes on from its checkpoint
+        else:
+            self._fail(digest, f"its worker died {ATTEMPTS} times (exit status {worker.process.returncode})")
+
+    def _done(self, digest: str) -> None:
+        self.left.pop(digest, None)
+        for other, after in self.left.items():
+            if digest in after:
+                after.discard(digest)
+                if not after:
+                    self.ready.append(other)
+
+    def _fail(self, digest: str, message: str) -> None:
+        self.failures[digest] = message
+        self.left.pop(digest, None)
+        for other in [name for name, after in self.left.items() if digest in after]:
+            self._fail(other, "a run it needs failed")
+
+
+def working_processes() -> int:
+    """Return how many one-thread processes this machine runs side by side: its cores, as far as we may use them."""
+    path = Path("/sys/fs/cgroup/cpu.max")
+    allowed = _usable_cores()
+    if path.exists():
+        quota, period = path.read_text().split()[:2]
+        if quota != "max":
+            allowed = min(allowed, max(int(quota) // int(period), 1))
+    return allowed
+
+
+def _usable_cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,77 @@
+"""What a study needs done, in an order in which it can be done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vltickets.specs import Node, OneShot, Prune, Rewound, Shuffled, Start, Train, Trained, parents
+from vltickets.store import Store
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a study: which baseline, at which sparsity, for which seed, and the training that gives it."""
+
+    baseline: str
+    sparsity: float
+    seed: int
+    node: Train
+
+
+@dataclass(frozen=True)
+class Work:
+    """One node to run, and the digests of those to run before it."""
+
+    node: Node
+    after: tuple[str, ...]
+
+
+def plan(nodes: Iterable[Node], store: Store) -> list[Work]:
+    """Return the work that is left for these nodes' results, parents first; the same node once.
+
+    A finished record counts as done. A node whose weights another one starts from is run again where only its record
+    is here (it was imported): the record stays, the weights are made.
+    """
+    wanted: dict[str, bool] = {}
+    order: list[Node] = []
+    stack: list[tuple[Node, bool, bool]] = [(node, False, False) for node in nodes][::-1]
+    while stack:
+        node, need_weights, expanded = stack.pop()
+        if expanded:
+            order.append(node)
+            continue
+        if _done(node, store, need_weights) or (node.digest in wanted and wanted[node.digest] >= need_weights):
+            continue
+        first = node.digest not in wanted
+        wanted[node.digest] = need_weights or wanted.get(node.digest, False)
+        if first:
+            stack.append((node, need_weights, True))
+            weighty = _weights_needed(node)
+            stack.extend((parent, parent.digest in weighty, False) for parent in parents(node)[::-1])
+    listed = {node.digest for node in order}
+    return [Work(node, tuple(p.digest for p in parents(node) if p.digest in listed)) for node in order]
+
+
+def steps_of(node: Train) -> int:
+    """Return how many optimiser steps a training takes."""
+    return node.recipe.steps if node.until is None else node.until
+
+
+def _done(node: Node, store: Store, need_weights: bool) -> bool:
+    return store.has(node) and (not need_weights or store.has_weights(node))
+
+
+def _weights_needed(node: Node) -> set[str]:
+    """Return the digests of the parents whose weights, not only records, the node needs."""
+    if isinstance(node, Train):
+        return _start_weights(node.start)
+    if isinstance(node, Prune):
+        return {node.train.digest}
+    return _start_weights(node.start) if isinstance(node, OneShot) else set()
+
+
+def _start_weights(start: Start) -> set[str]:
+    if isinstance(start, Shuffled):
+        return _start_weights(start.start)
+    return {start.train.digest} if isinstance(start, Trained | Rewound) else set()

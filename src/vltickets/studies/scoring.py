@@ -1,0 +1,91 @@
+"""Scoring something finished, a run or a ticket, on any folder of the same layout; and making a ticket of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vltickets.data import Vocabulary, open_folder, open_source
+from vltickets.errors import UserError
+from vltickets.specs import TASK_KINDS, Node, Prune, Recipe, Train, Uniter, canonical, parse
+from vltickets.store import Store
+from vltickets.studies.work import build_model, load_mask
+from vltickets.tasks import Evaluation, build_task
+from vltickets.tickets import Ticket, load_ticket
+from vltickets.training import evaluate
+
+
+def ticket_of(node: Train, store: Store) -> Ticket:
+    """Return the ticket that a finished training tested: its mask, where it came from, and the trained weights."""
+    if node.mask is None:
+        raise UserError(f"run {node.digest} is dense: it has no mask to make a ticket of")
+    record = store.record(node.digest)
+    provenance: dict[str, Any] = {
+        "train": node.digest,
+        "mask": node.mask.digest,
+        "found_by": node.mask.kind,
+        "start": canonical(node.start),
+        "task": canonical(node.task),
+        "recipe": canonical(node.recipe),
+        "seed": node.seed,
+        "metrics": record.metrics,
+    }
+    if isinstance(node.mask, Prune):
+        provenance["found_on"] = canonical(node.mask.train.task)
+    return Ticket(
+        node.backbone, load_mask(node.mask, store), provenance, store.weights(node.digest), store.labels(node.digest)
+    )
+
+
+def find_run(prefix: str, store: Store) -> Node:
+    """Return the node whose digest starts with `prefix`; none or several is a `UserError`."""
+    found = [path.stem for path in (store.root / "nodes").glob(f"{prefix}*.json")]
+    if len(found) != 1:
+        raise UserError(f"{len(found)} runs in {store.root} start with {prefix!r}; give more of the digest")
+    return store.node(found[0])
+
+
+def score_run(node: Node, store: Store, folder: Path | None, split: str | None) -> Evaluation:
+    """Score a finished training on a folder's split; its own data and split unless others are named."""
+    if not isinstance(node, Train):
+        raise UserError(f"{node.digest} is a mask, not a training; evaluate a training or a ticket file")
+    weights, labels = store.weights(node.digest), store.labels(node.digest)
+    return _score(node.backbone, node.task, weights, labels, store, folder, split)
+
+
+def score_ticket(path: Path, store: Store | None, folder: Path | None, split: str | None) -> Evaluation:
+    """Score a ticket file's trained weights on a folder's split, or on the data it was tested on."""
+    ticket = load_ticket(path)
+    if not ticket.weights:
+        raise UserError(f"{path} holds a mask without trained weights; find it again with `vltickets find`")
+    values = dict(ticket.provenance["task"])
+    task = parse(TASK_KINDS[values["kind"]], values, f"{path}, task")
+    return _score(ticket.backbone, task, ticket.weights, ticket.labels, store, folder, split)
+
+
+def _score(
+    backbone: Uniter,
+    spec: Any,
+    weights: dict[str, np.ndarray],
+    labels: dict[str, str],
+    store: Store | None,
+    folder: Path | None,
+    split: str | None,
+) -> Evaluation:
+    if folder is not None:
+        words = labels["vocabulary"].split("\n")[:-1]
+        source = open_folder(folder, vocabulary=Vocabulary(words, "the run's vocabulary"))
+    elif store is not None:
+        source = open_source(spec.data, store)
+    else:
+        raise UserError("name the data with --data DIR, or the store that has it with --store DIR")
+    task = build_task(spec.model_copy(update={"split": split or spec.split}), source, backbone, labels)
+    model = build_model(backbone, Recipe(steps=1, learning_rate=1.0), task, source)
+    try:
+        model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
+    except RuntimeError as error:
+        raise UserError(f"the weights do not fit this data: {str(error).splitlines()[-1].strip()}") from None
+    return evaluate(model, task, split or spec.split)

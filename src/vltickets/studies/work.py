@@ -1,0 +1,168 @@
+"""Doing one node's work: train, or prune, and write the result. A node's result depends on nothing but the node."""
+
+from __future__ import annotations
+
+import platform
+import time
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vltickets.backbones import build_backbone, prunable_shapes
+from vltickets.data import Source, open_source, stream_seed
+from vltickets.specs import (
+    MaskSource,
+    Node,
+    OneShot,
+    Prune,
+    RandomMask,
+    Recipe,
+    Rewound,
+    TaskSpec,
+    Train,
+    Uniter,
+    canonical,
+    changed,
+)
+from vltickets.store import Record, Store
+from vltickets.tasks import Evaluation, Model, Task, build_task
+from vltickets.tickets import HoldZeros, Mask, initialise, prune, prune_by_magnitude, prune_like, random_scores
+from vltickets.tickets.initialisations import start_tensors
+from vltickets.training import Checkpoint, Progress, evaluate, train
+
+
+def run_node(node: Node, store: Store, progress: Progress | None = None) -> None:
+    """Run a node whose parents are done, and make its result visible. A killed run goes on from its checkpoint."""
+    if isinstance(node, Train):
+        _run_train(node, store, progress)
+    else:
+        _run_mask(node, store)
+
+
+def _run_train(node: Train, store: Store, progress: Progress | None) -> None:
+    source = open_source(node.task.data, store)
+    task = _task(node.task, source, node.backbone)
+    model = build_model(node.backbone, node.recipe, task, source)
+    initialise(model, task, node, store)
+    hooks = [HoldZeros(model, load_mask(node.mask, store))] if node.mask is not None else []
+    state = train(
+        model,
+        task,
+        node.recipe,
+        seed=node.seed,
+        first_step=_rewind_step(node),
+        last_step=node.until,
+        hooks=hooks,
+        checkpoint=_checkpoint(node, store),
+        handover=_checkpoint(changed(node, until=None), store) if node.until is not None else None,
+        progress=progress,
+    )
+    evaluation = evaluate(model, task, node.task.split, threads=node.recipe.threads)
+    weights = {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
+    store.put_weights(node, weights, {"vocabulary": source.vocabulary.text(), **task.labels()})
+    if not store.has(node):  # else it was imported, and only the weights were wanted
+        store.finish(node, _train_record(node, state, evaluation), {"items": {"score": _compact(evaluation.items)}})
+
+
+def build_model(backbone: Uniter, recipe: Recipe, task: Task, source: Source) -> Model:
+    """Return the uninitialised model of a backbone's shape for a task, sized by the data."""
+    built = build_backbone(
+        backbone,
+        vocabulary=len(source.vocabulary),
+        region_width=task.region_width(),
+        dropout=recipe.dropout,
+        type_count=task.type_count,
+    )
+    return Model(built, task.head(backbone.hidden, recipe.dropout))
+
+
+def load_mask(source: MaskSource, store: Store) -> Mask:
+    """Return the mask that a finished node made."""
+    return Mask.unpacked(store.arrays(source.digest, "mask"), prunable_shapes(backbone_of(source)))
+
+
+def backbone_of(source: MaskSource) -> Uniter:
+    """Return the backbone a mask is for."""
+    return source.train.backbone if isinstance(source, Prune) else source.backbone
+
+
+def _run_mask(node: MaskSource, store: Store) -> None:
+    started = time.perf_counter()
+    shapes = prunable_shapes(backbone_of(node))
+    match node:
+        case Prune():
+            arrays = store.weights(node.train.digest)
+            so_far = Mask.dense(shapes) if node.train.mask is None else load_mask(node.train.mask, store)
+            weights = {name: torch.from_numpy(arrays[f"backbone.{name}"].copy()) for name in shapes}
+            mask = prune_by_magnitude(weights, so_far, node.sparsity)
+        case OneShot():
+            mask = prune_by_magnitude(_start_weights(node, store), Mask.dense(shapes), node.sparsity)
+        case RandomMask():
+            scores = random_scores(stream_seed("random-mask", node.seed), shapes)
+            if node.like is None:
+                mask = prune(scores, Mask.dense(shapes), node.sparsity)
+            else:
+                mask = prune_like(scores, load_mask(node.like, store))
+    metrics = {"sparsity": mask.sparsity, "pruned": float(mask.total - mask.kept), "prunable": float(mask.total)}
+    record = Record(
+        digest=node.digest,
+        kind=node.kind,
+        spec=canonical(node),
+        metrics=metrics,
+        seconds=time.perf_counter() - started,
+        machine=machine(),
+    )
+    store.finish(node, record, {"mask": mask.packed()})
+
+
+def _start_weights(node: OneShot, store: Store) -> dict[str, torch.Tensor]:
+    backbone = build_backbone(node.backbone, vocabulary=1, region_width=1, dropout=0.0)
+    return start_tensors(node.start, Model(backbone, torch.nn.Identity()), store)[0]
+
+
+def _train_record(node: Train, state: Checkpoint, evaluation: Evaluation) -> Record:
+    return Record(
+        digest=node.digest,
+        kind="train",
+        spec=canonical(node),
+        metrics={"score": evaluation.score, **evaluation.metrics},
+        curve=state.curve,
+        seconds=state.seconds,
+        machine=machine(),
+    )
+
+
+@lru_cache(maxsize=3)
+def _task(spec: TaskSpec, source: Source, backbone: Uniter) -> Task:
+    """A task and its data, kept between the runs of one process."""
+    return build_task(spec, source, backbone)
+
+
+def _checkpoint(node: Train, store: Store) -> Path:
+    return store.work(node.digest) / "checkpoint.safetensors"
+
+
+def _rewind_step(node: Train) -> int:
+    return (node.start.train.until or 0) if isinstance(node.start, Rewound) else 0
+
+
+def _compact(items: np.ndarray) -> np.ndarray:
+    """Return item scores in half precision: they are 0, 1 or VQA's tenths."""
+    return items.astype(np.float16)
+
+
+@lru_cache(maxsize=1)
+def machine() -> dict[str, str]:
+    """Return what the figures depend on besides the node."""
+    cpu = next(
+        (line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
+    )
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {"python": platform.python_version(), "torch": torch.__version__, "cpu": cpu, "device": device}
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []

@@ -1,0 +1,49 @@
+"""UNITER's pre-training heads under their official names: MLM, masked regions' classes, image-text matching (1.3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from vltickets.backbones.uniter import LAYER_NORM_EPS
+
+
+class PretrainingHead(nn.Module):
+    """All heads of the pre-training objectives. The MLM decoder is tied to the backbone's word table by the caller."""
+
+    def __init__(self, hidden: int, vocabulary: int, classes: int) -> None:
+        super().__init__()
+        self.cls = nn.ModuleDict({"predictions": WordPrediction(hidden, vocabulary)})
+        self.region_classifier = RegionClassifier(hidden, classes)
+        self.itm_output = nn.Linear(hidden, 2)
+
+
+class WordPrediction(nn.Module):
+    """Dense, GELU, LN, then the word table (given at the call, because it is tied) and a bias of its own."""
+
+    def __init__(self, hidden: int, vocabulary: int) -> None:
+        super().__init__()
+        self.transform = nn.ModuleDict(
+            {"dense": nn.Linear(hidden, hidden), "LayerNorm": nn.LayerNorm(hidden, eps=LAYER_NORM_EPS)}
+        )
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+
+    def forward(self, states: torch.Tensor, word_table: torch.Tensor) -> torch.Tensor:
+        """Return logits [masked, words] of states [masked, d]."""
+        transformed = self.transform["LayerNorm"](nn.functional.gelu(self.transform["dense"](states)))
+        return nn.functional.linear(transformed, word_table, self.bias)
+
+
+class RegionClassifier(nn.Module):
+    """Linear, GELU, LN, Linear to the detector's classes; official key `net`."""
+
+    def __init__(self, hidden: int, classes: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(hidden, hidden), nn.GELU(), nn.LayerNorm(hidden, eps=LAYER_NORM_EPS), nn.Linear(hidden, classes)
+        )
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Return logits [masked, classes] of states [masked, d]."""
+        logits: torch.Tensor = self.net(states)
+        return logits

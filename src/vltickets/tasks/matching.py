@@ -1,0 +1,144 @@
+"""Image-caption matching: which of 20 fixed captions is this photo's? Trained as a soft-max over 1 right, a few wrong.
+
+The head is officially started from the pre-training's "match" output, as the retrieval head is (official-models 1.4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from vltickets.data import Captions, Inputs, Source, assemble, stream
+from vltickets.errors import UserError
+from vltickets.specs import Matching
+from vltickets.tasks.protocol import Evaluation, Model, evaluation_batches
+
+
+class MatchingHead(nn.Module):
+    """One score for a pair, from the pooled [CLS]; official key `rank_output`."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.rank_output = nn.Linear(hidden, 1)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Return scores [b]."""
+        scores: torch.Tensor = self.rank_output(pooled).squeeze(-1)
+        return scores
+
+
+@dataclass(frozen=True)
+class MatchingBatch:
+    """Inputs of `photos` x (1 + negatives) rows; the first row of each photo has its right caption."""
+
+    inputs: Inputs
+    photos: int
+
+
+class MatchingTask:
+    """Find the right caption of a photo. An example is a photo."""
+
+    name = "matching"
+    type_count = 2
+
+    def __init__(self, spec: Matching, source: Source) -> None:
+        self.spec = spec
+        self.captions = lru_cache(maxsize=2)(source.captions)
+
+    def head(self, hidden: int, dropout: float) -> nn.Module:
+        """Return the ranking head."""
+        return MatchingHead(hidden)
+
+    def region_width(self) -> int:
+        """Return the width of a region's feature."""
+        return self.captions(self.spec.split).regions.width
+
+    def lengths(self) -> np.ndarray:
+        """Return the tokens of each training photo: all its pairs, counted with its longest caption."""
+        data = self.captions("train")
+        photos, caption_photo = _photos(data)
+        longest = np.zeros(len(photos), dtype=np.int64)
+        np.maximum.at(longest, caption_photo, data.texts.lengths)
+        lengths: np.ndarray = (longest + data.regions.features.lengths[photos]) * (1 + self.spec.negatives)
+        return lengths
+
+    def batch(self, examples: np.ndarray, rng: np.random.Generator) -> MatchingBatch:
+        """Return a batch of photos: one of each photo's captions, and captions of other photos."""
+        data = self.captions("train")
+        photos, caption_photo = _photos(data)
+        counts = np.bincount(caption_photo, minlength=len(photos))
+        by_photo = np.argsort(caption_photo, kind="stable")  # COCO's files do not keep a photo's captions together
+        right = by_photo[(np.cumsum(counts) - counts)[examples] + rng.integers(0, counts[examples])]
+        wrong = _other_captions(rng, caption_photo, examples, self.spec.negatives)
+        rows = np.concatenate([right[:, None], wrong], axis=1)
+        inputs = assemble(data.texts, rows.ravel(), data.regions, np.repeat(photos[examples], rows.shape[1]))
+        return MatchingBatch(inputs.without_sight() if self.spec.blind else inputs, len(examples))
+
+    def loss(self, model: Model, batch: MatchingBatch) -> torch.Tensor:
+        """Return the cross-entropy of the right caption among a photo's rows, mean over photos."""
+        scores = model.head(model.backbone(batch.inputs.to(model.device)).pooled).view(batch.photos, -1)
+        return F.cross_entropy(scores, torch.zeros(batch.photos, dtype=torch.int64, device=scores.device))
+
+    def evaluate(self, model: Model, split: str) -> Evaluation:
+        """Return accuracy (the right caption scores highest) and mean reciprocal rank over all photos of the split."""
+        data = self.captions(split)
+        photos, rows = candidates(data, split, self.spec.candidates)
+        flat, images = rows.ravel(), np.repeat(photos, rows.shape[1])
+        scores = np.zeros(len(flat), dtype=np.float32)
+        for places in evaluation_batches(data.texts.lengths[flat] + data.regions.features.lengths[images]):
+            inputs = assemble(data.texts, flat[places], data.regions, images[places])
+            inputs = (inputs.without_sight() if self.spec.blind else inputs).to(model.device)
+            scores[places] = model.head(model.backbone(inputs).pooled).float().cpu().numpy()
+        table = scores.reshape(rows.shape)
+        # Ties count against the model: a constant score must not look right.
+        rank = 1 + (table[:, 1:] >= table[:, :1]).sum(-1)
+        items = (rank == 1).astype(np.float32)
+        return Evaluation("accuracy", {"accuracy": float(items.mean()), "mrr": float((1 / rank).mean())}, items)
+
+    def chance(self, split: str) -> float:
+        """Return the score of guessing."""
+        return 1 / self.spec.candidates
+
+    def labels(self) -> dict[str, str]:
+        """Return nothing: there are no labels."""
+        return {}
+
+    def adopt(self, head: nn.Module, pretrained: dict[str, torch.Tensor]) -> None:
+        """Start the score from the pre-training's match output, row 1 of `itm_output`."""
+        if isinstance(head, MatchingHead) and "itm_output.weight" in pretrained:
+            with torch.no_grad():
+                head.rank_output.weight.copy_(pretrained["itm_output.weight"][1:2])
+                head.rank_output.bias.copy_(pretrained["itm_output.bias"][1:2])
+
+
+def candidates(data: Captions, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the photos and, for each, the caption rows to choose from [photos, count]: first its own first caption.
+
+    The others are captions of other photos of the split, drawn once and for all for a split of this name and size.
+    """
+    photos, caption_photo = _photos(data)
+    _, firsts = np.unique(caption_photo, return_index=True)
+    rng = stream("matching", split, "candidates", len(photos), count)
+    wrong = _other_captions(rng, caption_photo, np.arange(len(photos)), count - 1)
+    return photos, np.concatenate([firsts[:, None], wrong], axis=1)
+
+
+def _photos(data: Captions) -> tuple[np.ndarray, np.ndarray]:
+    """Return the photos that have captions, and for each caption the place of its photo among them."""
+    photos, caption_photo = np.unique(data.images, return_inverse=True)
+    return photos, caption_photo
+
+
+def _other_captions(rng: np.random.Generator, caption_photo: np.ndarray, photos: np.ndarray, count: int) -> np.ndarray:
+    """Draw `count` captions for each photo, none of them its own."""
+    if (caption_photo == caption_photo[0]).all():
+        raise UserError("matching needs captions of two photos at least: a photo's wrong captions are other photos'")
+    drawn = rng.integers(0, len(caption_photo), size=(len(photos), count))
+    while (own := caption_photo[drawn] == photos[:, None]).any():
+        drawn[own] = rng.integers(0, len(caption_photo), size=int(own.sum()))
+    return drawn

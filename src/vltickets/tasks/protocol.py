@@ -1,0 +1,92 @@
+"""What a task is: data, a head with weights φ, a loss, and a metric. Knows no tickets.
+
+Axes: b batch, t text, r regions, d hidden width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from vltickets.backbones import Backbone
+from vltickets.data import cut_batches
+
+
+class Model(nn.Module):
+    """f(x; θ, φ): a backbone with weights θ and a task's head with weights φ."""
+
+    backbone: Backbone
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone  # type: ignore[assignment]
+        self.head = head
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's score on a split. `items` [examples] is the headline metric item by item, its mean the headline.
+
+    Keeping the items lets two models be compared pair by pair. `groups` names a kind for each item, or is empty.
+    """
+
+    headline: str
+    metrics: dict[str, float]
+    items: np.ndarray
+
+    @property
+    def score(self) -> float:
+        """The headline metric."""
+        return self.metrics[self.headline]
+
+
+class Task(Protocol):
+    """One task over one source of data."""
+
+    name: str
+    type_count: int
+
+    def head(self, hidden: int, dropout: float) -> nn.Module:
+        """Return a new, uninitialised head φ."""
+
+    def region_width(self) -> int:
+        """Return how many numbers a region's feature has in this data."""
+
+    def lengths(self) -> np.ndarray:
+        """Return the tokens (words and regions) of each training example."""
+
+    def batch(self, examples: np.ndarray, rng: np.random.Generator) -> Any:
+        """Return the training batch of these examples; whatever is drawn for it comes from `rng`."""
+
+    def loss(self, model: Model, batch: Any) -> torch.Tensor:
+        """Return the mean loss of a batch."""
+
+    def evaluate(self, model: Model, split: str) -> Evaluation:
+        """Score the model, in evaluation mode and without gradients, on every item of a split."""
+
+    def labels(self) -> dict[str, str]:
+        """Return what a model needs beside its weights to be scored elsewhere, such as the answers' order."""
+
+    def adopt(self, head: nn.Module, pretrained: dict[str, torch.Tensor]) -> None:
+        """Fill from the pre-training heads whatever this task's head officially takes from them."""
+
+
+def evaluation_batches(lengths: np.ndarray, tokens: int = 8192) -> Iterator[np.ndarray]:
+    """Yield batches of all examples, sorted by length so that little is padded; every example exactly once."""
+    yield from cut_batches(np.argsort(lengths, kind="stable"), lengths, tokens)
+
+
+def mean_by(items: np.ndarray, groups: Iterable[str], prefix: str) -> dict[str, float]:
+    """Return the mean of `items` within each group, named `prefix/group`."""
+    names = np.array(list(groups))
+    return {f"{prefix}/{name}": float(items[names == name].mean()) for name in sorted(set(names.tolist()))}

@@ -1,0 +1,127 @@
+"""The weights a training starts from: θ₀ in all its forms, and the fresh head φ₀."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+
+import torch
+from safetensors.torch import load as load_tensors
+from torch import nn
+
+from vltickets.backbones import initialise_module
+from vltickets.data import stream_seed
+from vltickets.errors import UserError, unknown
+from vltickets.specs import Fresh, Rewound, Shipped, Shuffled, Start, Train, Trained
+from vltickets.store import Store
+from vltickets.tasks import Model, Task
+
+SHIPPED = {"theta0": "theta0.safetensors", "text-only": "text-only.safetensors"}
+Tensors = dict[str, torch.Tensor]
+
+
+def initial_std(hidden: int) -> float:
+    """Return the width of random weights: BERT's 0.02 at 768, and as one over the root of the width elsewhere."""
+    return 0.02 * float((768 / hidden) ** 0.5)
+
+
+def initialise(model: Model, task: Task, node: Train, store: Store) -> None:
+    """Fill the model in place with θ and φ as the node's start says.
+
+    The head is the seed's own, the same for every start and mask (protocol, "random streams"), but for what the task
+    officially takes from the pre-training heads. A rewound start brings its trained head.
+    """
+    std = initial_std(model.backbone.hidden)
+    generator = torch.Generator().manual_seed(stream_seed(task.name, node.seed, "head"))
+    for module in model.head.modules():
+        _initialise_head_module(module, generator, std)
+    backbone, head = start_tensors(node.start, model, store)
+    _load_backbone(model, backbone)
+    if isinstance(node.start, Rewound):
+        model.head.load_state_dict(head)
+    else:
+        task.adopt(model.head, head)
+
+
+def start_tensors(start: Start, model: Model, store: Store) -> tuple[Tensors, Tensors]:
+    """Return a start's backbone and pre-trained head tensors, by name; `model` gives the names of what is prunable."""
+    match start:
+        case Fresh():
+            generator = torch.Generator().manual_seed(stream_seed("backbone", start.seed, "fresh"))
+            model.backbone.initialise(generator, initial_std(model.backbone.hidden))
+            return _backbone_state(model), {}
+        case Shipped():
+            return shipped_tensors(start), {}
+        case Trained() | Rewound():
+            arrays = store.weights(start.train.digest)
+            tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+            return _part(tensors, "backbone."), _part(tensors, "head.")
+        case Shuffled():
+            backbone, head = start_tensors(start.start, model, store)
+            names = set(backbone) if start.scope == "all" else set(model.backbone.prunable())
+            return shuffled(backbone, names, start.seed), head
+
+
+def shuffled(tensors: Tensors, names: set[str], seed: int) -> Tensors:
+    """Return θ₀″: each named tensor's numbers permuted within the tensor, the others as they are."""
+    out = dict(tensors)
+    for name in sorted(names):
+        generator = torch.Generator().manual_seed(stream_seed("shuffled", seed, name))
+        order = torch.randperm(tensors[name].numel(), generator=generator)
+        out[name] = tensors[name].flatten()[order].view_as(tensors[name])
+    return out
+
+
+def shipped_tensors(start: Shipped) -> Tensors:
+    """Return weights that come with the package, checked against the hash in the spec, as float32."""
+    content = shipped_file(start.name)
+    if hashlib.sha256(content).hexdigest() != start.sha256:
+        raise UserError(f"the shipped weights {start.name!r} are not those this run was planned with; plan it again")
+    return {name: tensor.float() for name, tensor in load_tensors(content).items()}
+
+
+def shipped(name: str) -> Shipped:
+    """Return the spec of weights that come with the package."""
+    return Shipped(name=name, sha256=hashlib.sha256(shipped_file(name)).hexdigest())
+
+
+def shipped_file(name: str) -> bytes:
+    """Return the content of a shipped weight file."""
+    if name not in SHIPPED:
+        raise unknown("shipped weights", name, SHIPPED)
+    return (resources.files("vltickets") / "weights" / SHIPPED[name]).read_bytes()
+
+
+def _backbone_state(model: Model) -> Tensors:
+    backbone = model.backbone
+    assert isinstance(backbone, nn.Module)
+    return {name: tensor.detach().clone() for name, tensor in backbone.state_dict().items()}
+
+
+def _part(tensors: Tensors, prefix: str) -> Tensors:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _load_backbone(model: Model, tensors: Tensors) -> None:
+    """Load a backbone's tensors; the type table may have fewer rows than the task needs."""
+    backbone = model.backbone
+    assert isinstance(backbone, nn.Module)
+    own = backbone.state_dict()
+    types = "embeddings.token_type_embeddings.weight"
+    if types in own and len(tensors[types]) < len(own[types]):
+        # A second image's type starts as a copy of the first's, as officially for NLVR2.
+        missing = len(own[types]) - len(tensors[types])
+        tensors = tensors | {types: torch.cat([tensors[types], tensors[types][1:2].expand(missing, -1)])}
+    for name, tensor in own.items():
+        if name not in tensors or tensors[name].shape != tensor.shape:
+            found = tuple(tensors[name].shape) if name in tensors else "nothing"
+            raise UserError(f"the initial weights do not fit: {name} should be {tuple(tensor.shape)}, found {found}")
+    backbone.load_state_dict(tensors)
+
+
+def _initialise_head_module(module: nn.Module, generator: torch.Generator, std: float) -> None:
+    initialise_module(module, generator, std)
+    if isinstance(module, nn.MultiheadAttention):
+        with torch.no_grad():
+            module.in_proj_weight.normal_(0.0, std, generator=generator)
+            module.in_proj_bias.zero_()

@@ -1,0 +1,98 @@
+"""A ticket in one file: tensors and JSON only. The mask, where it came from by hash, and, if asked, trained weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from vltickets.backbones import prunable_shapes
+from vltickets.errors import UserError
+from vltickets.specs import Uniter, parse
+from vltickets.store import write_file
+from vltickets.tickets.mask import Mask
+
+TICKET_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A mask and its provenance.
+
+    `provenance`: `prune` and `train`, the digests of the nodes that found and tested it, `start`, `task` and `recipe`
+    as canonical JSON, `metrics` of the test. `weights` (names `backbone.*` and `head.*`) and `labels` are of the tested
+    model: with them it can be scored anywhere.
+    """
+
+    backbone: Uniter
+    mask: Mask
+    provenance: dict[str, Any]
+    weights: dict[str, np.ndarray] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+def save_ticket(ticket: Ticket, path: Path) -> None:
+    """Write a ticket; the file is visible whole or not at all."""
+    arrays = {f"mask.{name}": bits for name, bits in ticket.mask.packed().items()}
+    arrays |= {f"weights.{name}": array for name, array in ticket.weights.items()}
+    header = {
+        "format": TICKET_FORMAT,
+        "backbone": ticket.backbone.model_dump(),
+        "sparsity": ticket.mask.sparsity,
+        "pruned": ticket.mask.total - ticket.mask.kept,
+        "prunable": ticket.mask.total,
+        "mask": ticket.mask.digest,
+        "provenance": ticket.provenance,
+        "labels": ticket.labels,
+    }
+    write_file(path, save(arrays, {"vltickets": json.dumps(header, sort_keys=True)}))
+
+
+def load_ticket(path: Path) -> Ticket:
+    """Read and verify a ticket: format, shapes, number of zeros, hash of the mask, zeros of the weights.
+
+    Raises `UserError` with what does not match.
+    """
+    try:
+        with safe_open(str(path), "numpy") as file:
+            text = (file.metadata() or {}).get("vltickets")
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a ticket, or damaged ({error})") from None
+    if text is None:
+        raise UserError(f"{path} is a safetensors file, but not a ticket: it has no 'vltickets' header")
+    header = _header(text, path)
+    backbone = parse(Uniter, header["backbone"], str(path))
+    bits = {key.removeprefix("mask."): value for key, value in arrays.items() if key.startswith("mask.")}
+    mask = Mask.unpacked(bits, prunable_shapes(backbone))
+    if mask.digest != header["mask"] or mask.total - mask.kept != header["pruned"]:
+        raise UserError(f"{path} is damaged: its mask is not the one its header names")
+    weights = {key.removeprefix("weights."): value for key, value in arrays.items() if key.startswith("weights.")}
+    for name in mask if weights else ():
+        weight = weights.get(f"backbone.{name}")
+        if weight is None or weight.shape != mask.shapes[name]:
+            raise UserError(f"{path} is damaged: it lacks the weights {name}, or they have another shape")
+        if weight[~mask[name].numpy()].any():
+            raise UserError(f"{path} is damaged: {name} has weights that are not 0 where its mask prunes")
+    return Ticket(backbone, mask, header["provenance"], weights, header["labels"])
+
+
+def _header(text: str, path: Path) -> dict[str, Any]:
+    try:
+        header = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: its header is not JSON ({error})") from None
+    if not isinstance(header, dict) or not isinstance(header.get("format"), int):
+        raise UserError(f"{path} is damaged: its header has no format number")
+    if header["format"] > TICKET_FORMAT:
+        raise UserError(f"{path} has ticket format {header['format']}, this vltickets reads up to {TICKET_FORMAT}")
+    if missing := {"backbone", "mask", "pruned", "provenance", "labels"} - set(header):
+        raise UserError(f"{path} is damaged: its header lacks {', '.join(sorted(missing))}")
+    return header

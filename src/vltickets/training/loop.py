@@ -1,0 +1,136 @@
+"""The one training loop: dense, sparse, pre-training and fine-tuning alike. It knows no mask; a mask enters as a hook.
+
+What happens at a step depends on nothing but the step: its batch, its dropout and its learning rate are functions of
+(seed, step). So a run that was killed goes on from its checkpoint with the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from vltickets.data import BatchPlan, stream, stream_seed
+from vltickets.specs import Recipe
+from vltickets.tasks import Evaluation, Model, Task
+from vltickets.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from vltickets.training.schedule import learning_rate
+
+CURVE_POINTS = 100
+CHECKPOINT_SECONDS = 20.0
+
+Progress = Callable[[int, int, float], None]  # step, last step, loss
+
+
+class Hook(Protocol):
+    """Work around the optimiser's step, such as holding pruned weights at zero."""
+
+    def before_step(self, model: nn.Module) -> None:
+        """Called with the gradients whole, before they are clipped."""
+
+    def after_step(self, model: nn.Module) -> None:
+        """Called with the weights moved."""
+
+
+class Diverged(RuntimeError):
+    """The loss is no longer a number; nothing after it would mean anything."""
+
+
+def train(
+    model: Model,
+    task: Task,
+    recipe: Recipe,
+    *,
+    seed: int,
+    first_step: int = 0,
+    last_step: int | None = None,
+    hooks: Sequence[Hook] = (),
+    checkpoint: Path | None = None,
+    handover: Path | None = None,
+    progress: Progress | None = None,
+    accelerator: Accelerator | None = None,
+) -> Checkpoint:
+    """Train `model` in place from `first_step` to `last_step` (the recipe's end unless given).
+
+    With a `checkpoint` path, the state is kept there every 20 seconds and a run that finds one goes on from it. At the
+    end it is left at `handover`, unless one is there: a longer run of the same node goes on from θᵢ with the same bits.
+    Returns the last state: curve of (step, mean loss since the last point) and the seconds of all sittings. Raises
+    `Diverged` when the loss is not finite.
+    """
+    torch.set_num_threads(recipe.threads)
+    accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
+    optimizer = build_optimizer(model, recipe)
+    wrapped, stepper = accelerator.prepare(model, optimizer)
+    state = load_checkpoint(checkpoint, model, optimizer) if checkpoint else None
+    state = state or Checkpoint(step=first_step)
+    end = recipe.steps if last_step is None else last_step
+    plan = BatchPlan(task.lengths(), tokens=recipe.batch_tokens, task=task.name, seed=seed)
+    point = max(recipe.steps // CURVE_POINTS, 1)
+    started, kept = time.perf_counter() - state.seconds, time.monotonic()
+
+    wrapped.train()
+    for step in range(state.step, end):
+        torch.manual_seed(stream_seed(task.name, seed, "dropout", step))
+        batch = task.batch(plan(step), stream(task.name, seed, "batch", step))
+        # Not accelerate's own autocast: its precision is fixed for the whole process, a recipe's is not.
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            loss = task.loss(wrapped, batch)
+        accelerator.backward(loss)
+        for hook in hooks:
+            hook.before_step(model)
+        accelerator.clip_grad_norm_(wrapped.parameters(), recipe.clip)
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * learning_rate(step, recipe)
+        stepper.step()
+        for hook in hooks:
+            hook.after_step(model)
+        stepper.zero_grad()
+
+        value = loss.item()
+        if not math.isfinite(value):
+            raise Diverged(f"the loss is {value} at step {step}; try a lower learning rate or a longer warm-up")
+        state.note(step, value, point=point, end=recipe.steps)
+        state.seconds = time.perf_counter() - started
+        if progress is not None:
+            progress(step + 1, end, value)
+        if checkpoint is not None and step + 1 < end and time.monotonic() - kept > CHECKPOINT_SECONDS:
+            save_checkpoint(checkpoint, model, optimizer, state)
+            kept = time.monotonic()
+    if handover is not None and not handover.exists():
+        save_checkpoint(handover, model, optimizer, state)
+    return state
+
+
+@torch.inference_mode()
+def evaluate(model: Model, task: Task, split: str, *, threads: int = 1) -> Evaluation:
+    """Score a model on a split, without dropout."""
+    torch.set_num_threads(threads)
+    model.eval()
+    return task.evaluate(model, split)
+
+
+def build_optimizer(model: Model, recipe: Recipe) -> torch.optim.AdamW:
+    """Return AdamW over θ and φ as officially: no weight decay on biases and `LayerNorm`, its own rate for the head.
+
+    `img_layer_norm` and the norms inside heads do decay, as in the official code (official-models 9.9).
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, weight in model.named_parameters():
+        exempt = name.endswith("bias") or name.endswith("LayerNorm.weight")
+        rate = recipe.learning_rate * (recipe.head_multiplier if name.startswith("head.") else 1.0)
+        groups.setdefault((rate, 0.0 if exempt else recipe.weight_decay), []).append(weight)
+    return torch.optim.AdamW(
+        [
+            {"params": weights, "lr": rate, "base_lr": rate, "weight_decay": decay}
+            for (rate, decay), weights in groups.items()
+        ],
+        betas=recipe.betas,
+        eps=recipe.epsilon,
+        fused=True,
+    )
