@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 
-import click
 import typer
 
 from vltickets.cli.console import fail
@@ -18,8 +17,9 @@ app = typer.Typer(
     name="vltickets",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    add_completion=False,
     help="Find lottery tickets in vision-and-language transformers, and test them. Exit codes: 0 done, 1 a run failed, "
-    "2 a mistake in what was asked, 130 interrupted.",
+    "2 a mistake in what was asked. A command that was interrupted goes on when it is given again.",
 )
 app.command("demo")(demo)
 app.command("find")(find)
@@ -33,22 +33,14 @@ app.add_typer(data_app, name="data")
 
 
 def main() -> None:
-    """Run the command line; the entry point of `vltickets`."""
+    """Run the command line; the entry point of `vltickets`. Usage errors are typer's own, with exit code 2 as well."""
     try:
-        app(standalone_mode=False)
+        app()
     except UserError as error:
         fail(str(error))
         sys.exit(2)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        fail("interrupted; the same command goes on from the last checkpoint")
-        sys.exit(130)
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         if "VLTICKETS_DEBUG" in os.environ:
             raise
-        fail(str(error))
+        fail(f"{error} (set VLTICKETS_DEBUG=1 for the traceback)")
         sys.exit(1)

@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,9 @@ from vltickets.cli.console import duration, following, screen
 from vltickets.errors import UserError
 from vltickets.store import Store, export_records, import_records
 from vltickets.studies.config import Study, load_study
+
+if TYPE_CHECKING:
+    from vltickets.reports import Results
 
 study_app = typer.Typer(no_args_is_help=True, help="Run, watch, carry and report studies.")
 
@@ -166,10 +169,9 @@ def _run(
     _show(results, as_json, f"done in {duration(time.perf_counter() - started)}; page: {page}")
 
 
-def _show(results: object, as_json: bool, last_line: str) -> None:
+def _show(results: Results, as_json: bool, last_line: str) -> None:
     from vltickets import reports
 
-    assert isinstance(results, reports.Results)
     if as_json:
         print(json.dumps(reports.rows_as_json(results)))
         screen(to_stderr=True).print(last_line, soft_wrap=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,15 +12,15 @@ from pathlib import Path
 def write_file(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, flush it to the disk, and rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = _unused(path)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
 
@@ -28,7 +28,8 @@ def write_file(path: Path, content: bytes) -> None:
 def write_folder(path: Path, files: Mapping[str, bytes]) -> bool:
     """Write a folder of files that appears whole; return False, and change nothing, where it already exists."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    temporary = _unused(path)
+    temporary.mkdir()
     try:
         for name, content in files.items():
             write_file(temporary / name, content)
@@ -50,6 +51,11 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> bool:
 def sha256(content: bytes) -> str:
     """Return the SHA-256 of some bytes, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
+
+
+def _unused(path: Path) -> Path:
+    """Return a hidden name beside the path that no other writer has (not `tempfile`'s: those ignore the umask)."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -81,7 +81,7 @@ class MatchingTask:
 
     def loss(self, model: Model, batch: MatchingBatch) -> torch.Tensor:
         """Return the cross-entropy of the right caption among a photo's rows, mean over photos."""
-        scores = model.head(model.backbone(batch.inputs.to(model.device)).pooled).view(batch.photos, -1)
+        scores = model.head(model.backbone(batch.inputs.to(model.device)).pooled).float().view(batch.photos, -1)
         return F.cross_entropy(scores, torch.zeros(batch.photos, dtype=torch.int64, device=scores.device))
 
     def evaluate(self, model: Model, split: str) -> Evaluation:

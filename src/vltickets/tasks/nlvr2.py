@@ -118,7 +118,7 @@ class Nlvr2Task:
 
     def loss(self, model: Model, batch: Nlvr2Batch) -> torch.Tensor:
         """Return the two-way cross-entropy, mean over examples."""
-        logits = model.head(model.backbone(batch.inputs.to(model.device)))
+        logits = model.head(model.backbone(batch.inputs.to(model.device))).float()
         return F.cross_entropy(logits, batch.labels.to(logits.device))
 
     def evaluate(self, model: Model, split: str) -> Evaluation:

@@ -106,7 +106,7 @@ class PretrainingTask:
 
     def loss(self, model: Model, batch: PretrainingBatch) -> torch.Tensor:
         """Return the objective's mean loss, with the official scaling."""
-        logits = self._logits(model, batch)
+        logits = self._logits(model, batch).float()
         if not len(logits):
             return logits.sum() * 0.0  # nothing was hidden in the batch: nothing to learn, and no 0 / 0
         if batch.words is not None:
@@ -117,7 +117,7 @@ class PretrainingTask:
         classes = batch.classes.to(logits.device)
         if batch.objective == "mrc":
             return mrc_loss(logits, classes).mean()
-        return F.kl_div(F.log_softmax(logits, -1), classes, reduction="mean")
+        return F.kl_div(F.log_softmax(logits, -1), classes, reduction="none").mean()  # over regions and classes
 
     def _logits(self, model: Model, batch: PretrainingBatch) -> torch.Tensor:
         head = cast(PretrainingHead, model.head)

@@ -75,7 +75,7 @@ class VqaTask:
 
     def loss(self, model: Model, batch: VqaBatch) -> torch.Tensor:
         """Return binary cross-entropy summed over answers, mean over questions (the official scaling)."""
-        logits = model.head(model.backbone(batch.inputs.to(model.device)).pooled)
+        logits = model.head(model.backbone(batch.inputs.to(model.device)).pooled).float()
         return vqa_loss(logits, batch.targets.to(logits.device)).sum(-1).mean()
 
     def evaluate(self, model: Model, split: str) -> Evaluation:

@@ -1,0 +1,120 @@
+"""A study as one offline HTML page: no network, no script; its numbers are the store's, each with the run behind it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from vltickets.reports import wording
+from vltickets.reports.figures import figure_svg, inline, learning_svg
+from vltickets.reports.finding import finding, warnings
+from vltickets.reports.results import Results, Row
+from vltickets.store import write_file
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one baseline took: its finished runs that no baseline above it already counts, and their seconds."""
+
+    baseline: str
+    runs: int
+    seconds: float
+
+
+def write_page(results: Results, path: Path) -> None:
+    """Write the page; the file appears whole or not at all."""
+    write_file(path, page_html(results).encode())
+
+
+def page_html(results: Results) -> str:
+    """Return the page. Everything that comes from the store is escaped; only our own figures are taken as markup."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "score": wording.score,
+        "percent": wording.percent,
+        "duration": wording.duration,
+    }
+    template = environment.from_string(resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
+    learning = learning_svg(results)
+    costs = list(_costs(results))
+    return template.render(
+        results=results,
+        study=results.study,
+        wording=wording,
+        finding=finding(results),
+        warnings=warnings(results),
+        figure=Markup(inline(figure_svg(results))),
+        learning=None if learning is None else Markup(inline(learning)),
+        metric_names=sorted({name for row in results.rows for name in row.metrics}),
+        costs=costs,
+        total=sum(cost.seconds for cost in costs),
+        count=sum(cost.runs for cost in costs),
+        machines=_machines(results),
+        groups=_groups(results),
+        recipe=list(_flat(results.study.get("recipe") or {})),
+        baselines={name: text for name, text in wording.BASELINES.items() if results.rows_of(name)},
+        metric_text=_metric_text,
+    )
+
+
+def _metric_text(value: float | None) -> str:
+    """Return a metric as the table shows it: fractions in per cent, anything else as it is."""
+    if value is None:
+        return "–"
+    return wording.score(value) if 0 <= value <= 1 else f"{value:.4g}"
+
+
+def _costs(results: Results) -> Iterator[Cost]:
+    counted: set[str] = set()
+    for baseline in dict.fromkeys(row.baseline for row in results.rows if row.runs):
+        digests = {run.digest for row in results.rows_of(baseline) for run in row.runs if run.digest in results.records}
+        new = digests - counted
+        counted |= new
+        yield Cost(baseline, len(new), sum(results.records[digest].seconds for digest in sorted(new)))
+
+
+def _machines(results: Results) -> list[tuple[str, int]]:
+    """Return every machine that did a run, with the number of its runs."""
+    counts: dict[str, int] = {}
+    for record in results.records.values():
+        name = ", ".join(f"{key} {value}" for key, value in sorted(record.machine.items())) or "not recorded"
+        counts[name] = counts.get(name, 0) + 1
+    return sorted(counts.items())
+
+
+def _groups(results: Results) -> list[tuple[Row, list[dict[str, Any]]]]:
+    """Return the runs of each row. A run that stands in two rows is written out in the first and linked from there."""
+    written: set[str] = set()
+    groups = []
+    for row in results.rows:
+        entries = []
+        for run in row.runs:
+            record = results.records.get(run.digest)
+            entries.append(
+                {
+                    "run": run,
+                    "first": run.digest not in written,
+                    "record": record,
+                    "spec": json.dumps(record.spec, indent=1, sort_keys=True, ensure_ascii=False) if record else None,
+                }
+            )
+            written.add(run.digest)
+        if entries:
+            groups.append((row, entries))
+    return groups
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield a nested configuration as dotted names and values, as `--set` takes them."""
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            yield from _flat(item, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)

@@ -1,0 +1,125 @@
+"""A study is planned as a graph: sharing by content, parents first, imports count as done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vltickets.errors import UserError
+from vltickets.specs import Fresh, Prune, Rewound, Train, World, changed
+from vltickets.store import Record, Store
+from vltickets.studies.config import Study, load_study, presets
+from vltickets.studies.first_ticket import first_ticket
+from vltickets.studies.graph import Cell, plan
+
+DATA = World(generator=1)
+
+
+def cells(*settings: str, preset: str = "smoke") -> list[Cell]:
+    return list(first_ticket(load_study(preset, settings), DATA))
+
+
+def by_name(found: list[Cell]) -> dict[tuple[str, float, int], Train]:
+    return {(cell.baseline, cell.sparsity, cell.seed): cell.node for cell in found}
+
+
+def test_the_training_of_the_next_round_is_the_evaluation_of_this_ticket(tmp_path: Path) -> None:
+    named = by_name(cells())
+    ticket, sparser = named["imp", 0.5, 0], named["imp", 0.7, 0]
+    assert isinstance(sparser.mask, Prune)
+    assert sparser.mask.train == ticket
+    assert isinstance(ticket.mask, Prune)
+    assert ticket.mask.train == named["full", 0.0, 0]
+
+
+def test_equal_nodes_are_planned_once_and_parents_come_first(tmp_path: Path) -> None:
+    found = cells()
+    work = plan([cell.node for cell in found] * 3, Store(tmp_path / "store"))
+    digests = [item.node.digest for item in work]
+    assert len(set(digests)) == len(digests)
+    for place, item in enumerate(work):
+        assert all(parent in digests[:place] for parent in item.after)
+    assert {cell.node.digest for cell in found} <= set(digests)
+
+
+def test_baselines_change_one_argument_each() -> None:
+    named = by_name(cells())
+    ticket = named["imp", 0.7, 0]
+    for baseline in ("text-only", "shuffled-within", "random-start"):
+        other = named[baseline, 0.7, 0]
+        assert changed(other, start=ticket.start) == ticket
+        assert other.start != ticket.start
+    for baseline in ("random", "random-layerwise", "one-shot"):
+        other = named[baseline, 0.7, 0]
+        assert changed(other, mask=ticket.mask) == ticket
+        assert other.mask != ticket.mask
+    assert named["full-2x", 0.0, 0].recipe.steps == 2 * named["full", 0.0, 0].recipe.steps
+    assert named["blind", 0.0, 0].task.blind
+
+
+def test_a_rewound_search_starts_every_round_from_step_i_of_the_dense_run() -> None:
+    named = by_name(cells("rewind=0.5"))
+    start = named["imp", 0.7, 0].start
+    assert isinstance(start, Rewound)
+    assert start.train == changed(named["full", 0.0, 0], until=10)
+    assert named["imp", 0.5, 0].start == start
+
+
+def finish(store: Store, node: Train | Prune) -> None:
+    store.finish(node, Record(node.digest, node.kind, {}, {}), {})
+
+
+def test_an_imported_training_is_run_again_only_where_its_weights_are_needed(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    full = changed(by_name(cells())["full", 0.0, 0], start=Fresh())
+    pruned = Prune(train=full, sparsity=0.5)
+    ticket = changed(full, mask=pruned)
+    for node in (full, pruned):
+        finish(store, node)
+    assert [item.node for item in plan([full, ticket], store)] == [ticket]  # masks are enough to train under
+    sparser = Prune(train=full, sparsity=0.7)
+    assert [item.node for item in plan([sparser], store)] == [full, sparser]  # pruning needs the weights themselves
+
+
+def test_a_long_search_is_planned_without_deep_recursion(tmp_path: Path) -> None:
+    levels = [round(0.0004 * number, 6) for number in range(1, 2400)]
+    study = load_study("smoke", (f"levels={levels}", f"quoted=[{levels[-1]}]", 'baselines=["full", "imp", "random"]'))
+    found = list(first_ticket(study, DATA))
+    work = plan([cell.node for cell in found], Store(tmp_path / "store"))
+    assert len(work) > 4 * len(levels)
+
+
+@pytest.mark.parametrize("name", sorted(presets()))
+def test_every_recipe_is_read_and_planned(name: str, tmp_path: Path) -> None:
+    study = load_study(name)
+    assert isinstance(study, Study)
+    assert study.start == "shipped" or study.pretraining is not None
+    assert plan([cell.node for cell in first_ticket(study, DATA)], Store(tmp_path / "store"))
+    head = presets()[name].read_text().splitlines()[:12]
+    for word in ("Command:", "Hardware:", "Expect:"):
+        assert any(line.startswith("#") and word in line for line in head), f"the head of {name}.toml names no {word}"
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("levels=[0.7, 0.5]", "sparsities must rise"),
+        ("levels=[0.5, 1.0]", "inside"),
+        ("quoted=[0.3]", "not among the levels"),
+        ("seeds=[1, 1]", "none twice"),
+        ("training.steps='many'", "training.steps = 'many'"),
+        ("training.step=3", "did you mean 'training.steps'"),
+        ('task="vqaa"', "did you mean 'vqa'"),
+        ('baselines=["full", "randm"]', "randm"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_is_one_clear_sentence(setting: str, sentence: str) -> None:
+    with pytest.raises(UserError, match="recipe smoke") as caught:
+        load_study("smoke", (setting,))
+    assert sentence in str(caught.value)
+
+
+def test_an_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean 'smoke'"):
+        load_study("smokey")
