@@ -1,8 +1,8 @@
 """A masked training step against a dense one, at UNITER-base size on the CPU: forward, backward, clip, AdamW.
 
 All variants take turns on one model, so that whatever else the machine does falls on all of them alike; the ratio is
-taken within each turn. `weights`: pruned weights zeroed after the step. `gradients`: their gradients before it.
-`both`: what `HoldZeros` does in training.
+taken within each turn. `weights`: pruned weights zeroed after the step. `both`: their gradients before it, too, which
+is what `HoldZeros` does. `gradients`: gradients alone, which under AdamW holds the weights as well (`zero_stays`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A benchmark's rows: a table on the screen, and a CSV that says on what machine and by what command they came about."""
+"""A benchmark's rows: a table on the screen, and a CSV that names the machine and the command."""
 
 from __future__ import annotations
 

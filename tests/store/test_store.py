@@ -259,8 +259,9 @@ def edited(**fields: object) -> Callable[[bytes], bytes]:
         (run("record.json"), edited(colour="red"), "is corrupted"),
         (run("record.json"), edited(format=2), "format 2, this vltickets reads up to 1"),
         (run("record.json"), edited(format=None), "no format number"),
-        (run("record.json"), edited(spec=canonical(SECOND)), "is of another run"),
-        (run("record.json"), edited(digest=SECOND.digest), "is of another run"),
+        (run("record.json"), edited(spec=canonical(SECOND)), "its content is not what was written"),
+        (run("record.json"), edited(digest=SECOND.digest), "its content is not what was written"),
+        (run("record.json"), edited(metrics={"score": 0.99}), "its content is not what was written"),
     ],
 )
 def test_a_corrupted_record_is_one_sentence_and_changes_nothing(

@@ -60,11 +60,44 @@ def check_zeros(model: Model, task: Task, mask: Mask, hook: Hook, optimizer: tor
     assert mask.total - mask.kept == round(0.7 * mask.total)
 
 
+@pytest.mark.parametrize("zero_stays", [False, True])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_zeros_hold_through_every_optimiser_step(build: Build, name: str) -> None:
+def test_zeros_hold_through_every_optimiser_step(build: Build, name: str, zero_stays: bool) -> None:
     model, task = build("vqa")
     mask = ticket_of(model)
-    check_zeros(model, task, mask, HoldZeros(model, mask), OPTIMIZERS[name](model), steps=25)
+    hold = HoldZeros(model, mask, zero_stays=zero_stays)
+    check_zeros(model, task, mask, hold, OPTIMIZERS[name](model), steps=25)
+
+
+def test_both_ways_of_holding_give_the_same_weights(build: Build) -> None:
+    found = []
+    for zero_stays in (False, True):
+        model, task = build("vqa")
+        mask = ticket_of(model)
+        hold = HoldZeros(model, mask, zero_stays=zero_stays)
+        check_zeros(model, task, mask, hold, OPTIMIZERS["AdamW"](model), steps=5)
+        found.append(model.state_dict())
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+@pytest.mark.parametrize("zero_stays", [False, True])
+def test_an_optimiser_that_moves_zeros_is_held_or_found_out(build: Build, zero_stays: bool) -> None:
+    model, task = build("vqa")
+    mask = ticket_of(model)
+    hold = HoldZeros(model, mask, zero_stays=zero_stays)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def add_noise(*_: object) -> None:  # as Langevin dynamics does
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(torch.randn_like(weight), alpha=1e-3)
+
+    optimizer.register_step_post_hook(add_noise)
+    if zero_stays:
+        with pytest.raises(RuntimeError, match=r"moves weights of 0 .*zero_stays=False"):
+            check_zeros(model, task, mask, hold, optimizer, steps=3)
+    else:
+        check_zeros(model, task, mask, hold, optimizer, steps=3)
 
 
 class WeightsOnly:

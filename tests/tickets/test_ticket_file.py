@@ -96,9 +96,11 @@ def swap_two_bits(arrays: dict[str, Any]) -> None:
         (nothing, swap_two_bits, "damaged: its mask is not the one its header names"),
         (nothing, lambda a: a.pop(KEY), "the mask is of another backbone"),
         (nothing, lambda a: a.update({KEY: a[KEY][:-1]}), "the mask is of another backbone"),
-        (nothing, lambda a: a[WEIGHT].fill(1), "weights that are not 0 where its mask prunes"),
-        (nothing, lambda a: a.pop(WEIGHT), "lacks the weights"),
-        (nothing, lambda a: a.update({WEIGHT: a[WEIGHT][:2]}), "lacks the weights"),
+        (nothing, lambda a: a[WEIGHT].fill(1), "its weights are not those its header names"),
+        (nothing, lambda a: a["weights.head.w"].fill(2), "its weights are not those its header names"),
+        (nothing, lambda a: a.pop(WEIGHT), "its weights are not those its header names"),
+        (nothing, lambda a: a.update({WEIGHT: a[WEIGHT][:2]}), "its weights are not those its header names"),
+        (lambda h: h.pop("weights"), nothing, "its header lacks weights"),
         (lambda h: h.update(format=2), nothing, "has ticket format 2, this vltickets reads up to 1"),
         (lambda h: h.pop("format"), nothing, "no format number"),
         (lambda h: h.pop("provenance"), nothing, "its header lacks provenance"),
@@ -118,6 +120,26 @@ def test_a_tampered_ticket_is_refused(
         load_ticket(path)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda weights: weights["backbone.pooler.dense.weight"].fill(1),
+            "weights that are not 0 where its mask prunes",
+        ),
+        (lambda weights: weights.pop("backbone.pooler.dense.weight"), "lacks the weights pooler.dense.weight"),
+    ],
+)
+def test_weights_that_are_no_ticket_s_are_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], says: str
+) -> None:
+    made = ticket()
+    change(made.weights)
+    save_ticket(made, tmp_path / "t.safetensors")
+    with pytest.raises(UserError, match=says):
+        load_ticket(tmp_path / "t.safetensors")
 
 
 @pytest.mark.parametrize(

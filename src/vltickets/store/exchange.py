@@ -12,7 +12,7 @@ from pathlib import Path
 from vltickets.errors import UserError
 from vltickets.specs import hash_json
 from vltickets.store.atomic import sha256, write_file, write_folder
-from vltickets.store.store import FORMAT, Store, check_format
+from vltickets.store.store import FORMAT, Store, check_format, unsealed
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed date: the same records make the same file
 
@@ -96,6 +96,7 @@ def _read(path: Path) -> tuple[dict[str, bytes], dict[str, dict[str, bytes]], di
 def _check_run(digest: str, files: dict[str, bytes]) -> None:
     record = json.loads(files["record.json"])
     check_format(record, f"the record {digest}")
+    record = unsealed(record)
     if record["digest"] != digest or hash_json(record["spec"]) != digest:
         raise ValueError(f"the record {digest} is of another run")
     if set(record["files"]) != set(files) - {"record.json"}:

@@ -101,9 +101,7 @@ class Store:
             reason = str(error).splitlines()[0]
             raise UserError(f"run {digest} was planned by another version of vltickets ({reason}); upgrade") from None
         if node.digest != digest:
-            raise UserError(
-                f"run {digest} was planned by a vltickets whose specs mean something else; plan it anew"
-            )
+            raise UserError(f"run {digest} was planned by a vltickets whose specs mean something else; plan it anew")
         return node
 
     def parents_of(self, digest: str) -> list[str]:
@@ -129,7 +127,7 @@ class Store:
         """Make a result visible, whole; one that is already there stays as it is."""
         files = {f"{name}.safetensors": save_arrays(dict(content)) for name, content in arrays.items()}
         hashes = {name: sha256(content) for name, content in files.items()}
-        whole = _json_bytes(asdict(record) | {"files": hashes})
+        whole = _json_bytes(sealed(asdict(record) | {"files": hashes}))
         self.put_node(node)
         write_folder(self.root / "runs" / node.digest, {**files, "record.json": whole})
         shutil.rmtree(self.root / "work" / node.digest, ignore_errors=True)
@@ -142,6 +140,7 @@ class Store:
         value = _read_json(path)
         check_format(value, str(path))
         try:
+            value = unsealed(value)
             record = Record(**value | {"curve": [(int(step), float(loss)) for step, loss in value["curve"]]})
         except (TypeError, KeyError, ValueError) as error:
             raise UserError(f"{path} is corrupted ({error}); delete the folder {path.parent} to run it again") from None
@@ -244,6 +243,19 @@ def check_format(value: Mapping[str, Any], where: str) -> None:
         raise UserError(f"{where} is corrupted: it has no format number")
     if found > FORMAT:
         raise UserError(f"{where} has format {found}, this vltickets reads up to {FORMAT}; upgrade vltickets")
+
+
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """Return a record's JSON with a hash of itself, so that a number changed by hand does not pass for a result."""
+    return value | {"seal": hash_json(value)}
+
+
+def unsealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a sealed record's JSON without its seal; `ValueError` where the two do not agree."""
+    content = {name: item for name, item in value.items() if name != "seal"}
+    if value.get("seal") != hash_json(content):
+        raise ValueError("its content is not what was written")
+    return content
 
 
 def _references(value: Any) -> Iterator[str]:

@@ -70,8 +70,8 @@ class Pretrain(Spec):
 class Study(Spec):
     """A ticket, searched and tested: one task, one start, sparsities, seeds and baselines.
 
-    `levels` are the rounds of the search and the sparsities of `imp` and `random`; `quoted` are those at which the
-    other sparse baselines run.
+    `levels` are the rounds of the search and the sparsities of `imp`; `random` runs at them too unless `random_levels`
+    names fewer; `quoted` are those at which the other sparse baselines run.
     """
 
     study: Literal["first-ticket"] = "first-ticket"
@@ -88,6 +88,7 @@ class Study(Spec):
     pretraining: Pretrain | None = None
     training: Recipe
     levels: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    random_levels: tuple[float, ...] | None = None
     quoted: tuple[float, ...] = (0.7,)
     seeds: tuple[int, ...] = (0, 1, 2)
     baselines: tuple[Baseline, ...] = ("full", "full-2x", "blind", "imp", "random", "shuffled-within", "one-shot")
@@ -101,8 +102,9 @@ class Study(Spec):
             or not 0 < self.levels[0] <= self.levels[-1] < 1
         ):
             raise ValueError(f"levels = {self.levels}: sparsities must rise, inside (0, 1)")
-        if odd := [level for level in self.quoted if level not in self.levels]:
-            raise ValueError(f"quoted = {self.quoted}: {odd[0]} is not among the levels")
+        for name, chosen in (("quoted", self.quoted), ("random_levels", self.random_levels or ())):
+            if odd := [level for level in chosen if level not in self.levels]:
+                raise ValueError(f"{name} = {chosen}: {odd[0]} is not among the levels")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds = {self.seeds}: at least one seed, none twice")
         if self.start == "pretrained" and self.pretraining is None:

@@ -95,8 +95,9 @@ def _one_seed(study: Study, data: DataSpec, theta0: Start, text_only: Start | No
         sparsity, mask = step.sparsity, step.mask
         # The training of the next round under this mask is the evaluation of this ticket: the same node, run once.
         yield from cell("imp", sparsity, train(rewound, mask))
-        random = RandomMask(backbone=study.uniter, sparsity=sparsity, seed=seed)
-        yield from cell("random", sparsity, train(theta0, random))
+        if study.random_levels is None or sparsity in study.random_levels:
+            random = RandomMask(backbone=study.uniter, sparsity=sparsity, seed=seed)
+            yield from cell("random", sparsity, train(theta0, random))
         if sparsity in study.quoted:
             like = RandomMask(backbone=study.uniter, sparsity=sparsity, seed=seed, like=mask)
             one_shot = OneShot(backbone=study.uniter, start=theta0, sparsity=sparsity)

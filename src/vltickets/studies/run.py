@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vltickets.data import open_source, register_folder
+from vltickets.data import find_layout, open_source, register_folder
 from vltickets.errors import UserError
 from vltickets.scenes import WORLD_VERSION
 from vltickets.specs import DataSpec, Train, World
@@ -43,8 +43,8 @@ class Planned:
 def plan_study(name: str, study: Study, store: Store, folder: Path | None) -> Planned:
     """Make the data where it is missing, and plan the study. `folder` is the user's data, for studies that need it."""
     started = time.perf_counter()
-    store.prepare()
     data = _data(study, store, folder)
+    store.prepare()
     open_source(data, store)
     cells = tuple(first_ticket(study, data))
     work = tuple(plan((cell.node for cell in cells), store))
@@ -53,11 +53,19 @@ def plan_study(name: str, study: Study, store: Store, folder: Path | None) -> Pl
 
 def run_study(planned: Planned, store: Store, *, workers: int, listen: Listener, command: str) -> None:
     """Run what is left of a study, and keep its cells for `report`. What is done already stays as it is."""
-    note_study(planned, store, command=command, workers=workers)
+    earlier = _phases(planned.name, store)
+    note_study(planned, store, command=command, workers=workers, phases=earlier)
     started = time.perf_counter()
     execute(planned.work, store, workers=workers, listen=listen)
-    runs = time.perf_counter() - started
-    note_study(planned, store, command=command, workers=workers, runs_seconds=runs, references=True)
+    ran = time.perf_counter()
+    rows = _reference_rows(planned, store)
+    spent = {
+        "data and plan": planned.data_seconds,
+        "runs": ran - started if planned.work else 0.0,
+        "reference rows": time.perf_counter() - ran,
+    }
+    phases = {name: earlier.get(name, 0.0) + seconds for name, seconds in spent.items()}
+    note_study(planned, store, command=command, workers=workers, phases=phases, rows=rows)
 
 
 def note_study(
@@ -66,13 +74,13 @@ def note_study(
     *,
     command: str,
     workers: int,
-    runs_seconds: float | None = None,
-    references: bool = False,
+    phases: dict[str, float],
+    rows: list[dict[str, Any]] | None = None,
 ) -> None:
-    """Keep a study's cells in the store; `references` adds the rows that are not trainings (chance, linear model)."""
+    """Keep a study's cells in the store. `phases` are the seconds of all sittings so far; `rows` those that are not
+    trainings (chance, a linear model)."""
     study = planned.study
-    rows = _reference_rows(planned, store) if references else []
-    chance = next((row["mean"] for row in rows if row["baseline"] == "chance"), None)
+    chance = next((row["mean"] for row in rows or [] if row["baseline"] == "chance"), None)
     store.put_study(
         planned.name,
         {
@@ -86,17 +94,22 @@ def note_study(
             "chance": chance,
             "command": command,
             "note": study.note,
-            "wall_seconds": None if runs_seconds is None else planned.data_seconds + runs_seconds,
-            "phases": {} if runs_seconds is None else {"data and plan": planned.data_seconds, "runs": runs_seconds},
+            "wall_seconds": sum(phases.values()) or None,
+            "phases": phases,
             "workers": workers,
             "recipe": study.model_dump(mode="json"),
             "cells": [
                 {"baseline": cell.baseline, "sparsity": cell.sparsity, "seed": cell.seed, "node": cell.node.digest}
                 for cell in planned.cells
             ],
-            "extra_rows": rows,
+            "extra_rows": rows or [],
         },
     )
+
+
+def _phases(name: str, store: Store) -> dict[str, float]:
+    """Return the seconds that earlier sittings of a study took, by phase."""
+    return dict(store.study(name)["phases"]) if name in store.studies() else {}
 
 
 def _reference_rows(planned: Planned, store: Store) -> list[dict[str, Any]]:
@@ -126,6 +139,8 @@ def _data(study: Study, store: Store, folder: Path | None) -> DataSpec:
         )
     if folder is None:
         raise UserError("this study runs on real data: name its folder with --data DIR")
+    find_layout(folder)  # refuses before anything is written
+    store.prepare()
     return register_folder(folder, store)
 
 

@@ -46,7 +46,7 @@ def _run_train(node: Train, store: Store, progress: Progress | None) -> None:
     task = _task(node.task, source, node.backbone)
     model = build_model(node.backbone, node.recipe, task, source)
     initialise(model, task, node, store)
-    hooks = [HoldZeros(model, load_mask(node.mask, store))] if node.mask is not None else []
+    hooks = [HoldZeros(model, load_mask(node.mask, store), zero_stays=True)] if node.mask is not None else []
     state = train(
         model,
         task,

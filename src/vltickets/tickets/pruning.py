@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
+import numpy as np
 import torch
 
 from vltickets.errors import UserError
 from vltickets.tickets.mask import Mask
 
 SAMPLE = 1 << 18
+CHUNK = 1 << 16
 NOT_NUMBERS = "the weights can't be ranked: some are not numbers (NaN); the training has diverged"
 Scores = Callable[[str], torch.Tensor]  # the scores of a weight tensor, by its name
+Chunks = Callable[[str], Iterator[tuple[slice, torch.Tensor, torch.Tensor]]]
 
 
 def zeros_at(sparsity: float, total: int) -> int:
@@ -30,21 +33,27 @@ def prune_by_magnitude(weights: Mapping[str, torch.Tensor], mask: Mask, sparsity
 
     Gan et al. 2022, Algorithm 1, line 4. `weights` maps names to tensors on any device; they are left alone.
     """
-    return prune(lambda name: weights[name].detach().abs(), mask, sparsity)
+    return _prune(weights.__getitem__, mask, sparsity, torch.abs)
 
 
 def prune(scores: Scores, mask: Mask, sparsity: float) -> Mask:
     """Return the subset of `mask` that keeps its highest-scored weights, with exactly round(sparsity · d₁) pruned.
 
-    Of equal scores, those later in name order go first, so every process agrees. Memory stays within a few copies of
-    the largest tensor: the threshold is bracketed from a sample, and only what lies in the bracket is ranked.
+    Scores are compared in single precision; of equal ones, those later in name order go first, so every process
+    agrees. Memory stays within a few copies of the largest tensor: the threshold is bracketed from a sample, and only
+    what lies in the bracket is ranked.
     Raises `UserError` where the sparsity is below the mask's own, outside [0, 1), or a score is not a number.
 
     >>> mask = Mask.dense({"w": (4,)})
     >>> prune(lambda name: torch.tensor([3.0, 1.0, 1.0, 2.0]), mask, 0.25)["w"].tolist()
     [True, True, False, True]
     """
-    target, gone = zeros_at(sparsity, mask.total), mask.total - mask.kept
+    return _prune(scores, mask, sparsity, lambda chunk: chunk)
+
+
+def _prune(tensors: Scores, mask: Mask, sparsity: float, score: Callable[[torch.Tensor], torch.Tensor]) -> Mask:
+    target, kept = zeros_at(sparsity, mask.total), mask.kept
+    gone = mask.total - kept
     if target < gone:
         raise UserError(
             f"sparsity {sparsity} is below the mask's own {mask.sparsity:.4f}: pruned weights do not come back"
@@ -52,62 +61,75 @@ def prune(scores: Scores, mask: Mask, sparsity: float) -> Mask:
     amount = target - gone
     if amount == 0:
         return mask
-    threshold, below = _threshold(scores, mask, amount)
+
+    def chunks(name: str) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+        """Yield place, scores and mask of pieces that stay in the processor's cache, the last one first."""
+        flat, keep = tensors(name).detach().flatten().cpu(), mask[name].flatten()
+        for start in reversed(range(0, len(flat), CHUNK)):
+            place = slice(start, start + CHUNK)
+            yield place, score(flat[place]).float(), keep[place]
+
+    low, high = _bracket(tensors, mask, amount / kept, score)
+    threshold, below = _threshold(chunks, mask, amount, ((low, high), (-math.inf, math.inf)))
     ties = amount - below  # so many of the weights that score exactly the threshold go as well
-    kept: dict[str, torch.Tensor] = {}
+    found: dict[str, torch.Tensor] = {}
     for name in sorted(mask, reverse=True):
-        values = scores(name)
-        tensor = mask[name] & (values > threshold).cpu()
-        equal = (mask[name] & (values == threshold).cpu()).flatten()
-        if (count := int(equal.count_nonzero())) > ties:
-            spared = equal.nonzero().flatten()[: count - ties]
-            tensor.view(-1)[spared] = True
-            ties = 0
-        else:
-            ties -= count
-        kept[name] = tensor
-    return Mask({name: kept[name] for name in mask})
+        flat = torch.empty(mask[name].numel(), dtype=torch.bool)
+        for place, values, keep in chunks(name):
+            out = torch.ge(values, threshold, out=flat[place]).logical_and_(keep)
+            if ties:
+                equal = np.flatnonzero((out & (values == threshold)).numpy())
+                out[torch.from_numpy(equal[max(len(equal) - ties, 0) :])] = False
+                ties -= min(len(equal), ties)
+        found[name] = flat.view(mask[name].shape)
+    return Mask({name: found[name] for name in mask})
 
 
-def _threshold(scores: Scores, mask: Mask, amount: int) -> tuple[float, int]:
+def _threshold(chunks: Chunks, mask: Mask, amount: int, brackets: Iterable[tuple[float, float]]) -> tuple[float, int]:
     """Return the `amount`-th smallest kept score, and how many kept scores are smaller than it."""
-    low, high = _bracket(scores, mask, amount)
-    for bounds in ((low, high), (-math.inf, math.inf)):
-        below, inside = _between(scores, mask, *bounds)
-        if below < amount <= below + len(inside):
-            threshold = inside.kthvalue(amount - below).values
-            return float(threshold), below + int((inside < threshold).count_nonzero())
+    for low, high in brackets:
+        below, ties, inside = _between(chunks, mask, low, high)
+        if below < amount <= below + ties + sum(map(len, inside)):
+            if low == high:
+                return low, below
+            ranked = np.concatenate(inside)
+            threshold = np.partition(ranked, amount - below - 1)[amount - below - 1]
+            return float(threshold), below + int((ranked < threshold).sum())
     raise UserError(NOT_NUMBERS)
 
 
-def _bracket(scores: Scores, mask: Mask, amount: int) -> tuple[float, float]:
-    """Return two scores between which the threshold almost surely lies, from an evenly spaced sample."""
+def _between(chunks: Chunks, mask: Mask, low: float, high: float) -> tuple[int, int, list[np.ndarray]]:
+    """Return how many kept scores are below `low`, and those up to `high`: only their number where both are one."""
+    below, ties, inside = 0, 0, []
+    for name in mask:
+        for _, values, keep in chunks(name):
+            if bool(values.amin().isnan()):
+                raise UserError(NOT_NUMBERS)
+            upper = torch.ge(values, low).logical_and_(keep)
+            below += int(keep.count_nonzero()) - int(upper.count_nonzero())
+            upper.logical_and_(values <= high)
+            if low == high:
+                ties += int(upper.count_nonzero())
+            else:
+                inside.append(values.numpy()[upper.numpy()])
+    return below, ties, inside
+
+
+def _bracket(
+    tensors: Scores, mask: Mask, share: float, score: Callable[[torch.Tensor], torch.Tensor]
+) -> tuple[float, float]:
+    """Return two scores between which the smallest `share` of the kept ones almost surely ends, from a sample."""
     stride = max(mask.total // SAMPLE, 1)
     parts = []
-    for name in sorted(mask):
-        flat = scores(name).flatten()[::stride].cpu().float()
+    for name in mask:
+        flat = score(tensors(name).detach().flatten()[::stride]).cpu().float()
         parts.append(flat[mask[name].flatten()[::stride]])
     sample = torch.cat(parts).sort().values
-    if not len(sample):
-        return -math.inf, math.inf
-    place = amount / mask.kept * len(sample)
+    place = share * len(sample)
     margin = 6 * (len(sample) ** 0.5) + 2  # about twelve standard deviations: missing it only costs a second pass
     low = sample[int(place - margin)].item() if place > margin else -math.inf
     high = sample[int(place + margin)].item() if place + margin < len(sample) else math.inf
     return low, high
-
-
-def _between(scores: Scores, mask: Mask, low: float, high: float) -> tuple[int, torch.Tensor]:
-    """Return how many kept scores are below `low`, and those from `low` to `high`."""
-    below, inside = 0, []
-    for name in sorted(mask):
-        values = scores(name).cpu()
-        if values.numel() and bool(values.amin().isnan()):
-            raise UserError(NOT_NUMBERS)
-        keep = mask[name]
-        below += int((keep & (values < low)).count_nonzero())
-        inside.append(values[keep & (values >= low) & (values <= high)].float())
-    return below, torch.cat(inside)
 
 
 def random_scores(seed: int, shapes: Mapping[str, tuple[int, ...]]) -> Scores:

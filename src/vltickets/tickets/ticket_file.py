@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,7 @@ def save_ticket(ticket: Ticket, path: Path) -> None:
         "pruned": ticket.mask.total - ticket.mask.kept,
         "prunable": ticket.mask.total,
         "mask": ticket.mask.digest,
+        "weights": _digest(ticket.weights),
         "provenance": ticket.provenance,
         "labels": ticket.labels,
     }
@@ -54,7 +56,7 @@ def save_ticket(ticket: Ticket, path: Path) -> None:
 
 
 def load_ticket(path: Path) -> Ticket:
-    """Read and verify a ticket: format, shapes, number of zeros, hash of the mask, zeros of the weights.
+    """Read and verify a ticket: format, shapes, number of zeros, hashes of mask and weights, zeros of the weights.
 
     Raises `UserError` with what does not match.
     """
@@ -75,6 +77,8 @@ def load_ticket(path: Path) -> Ticket:
     if mask.digest != header["mask"] or mask.total - mask.kept != header["pruned"]:
         raise UserError(f"{path} is damaged: its mask is not the one its header names")
     weights = {key.removeprefix("weights."): value for key, value in arrays.items() if key.startswith("weights.")}
+    if _digest(weights) != header["weights"]:
+        raise UserError(f"{path} is damaged: its weights are not those its header names")
     for name in mask if weights else ():
         weight = weights.get(f"backbone.{name}")
         if weight is None or weight.shape != mask.shapes[name]:
@@ -93,6 +97,13 @@ def _header(text: str, path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: its header has no format number")
     if header["format"] > TICKET_FORMAT:
         raise UserError(f"{path} has ticket format {header['format']}, this vltickets reads up to {TICKET_FORMAT}")
-    if missing := {"backbone", "mask", "pruned", "provenance", "labels"} - set(header):
+    if missing := {"backbone", "mask", "pruned", "weights", "provenance", "labels"} - set(header):
         raise UserError(f"{path} is damaged: its header lacks {', '.join(sorted(missing))}")
     return header
+
+
+def _digest(arrays: dict[str, np.ndarray]) -> str:
+    total = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        total.update(f"{name}{array.shape}{array.dtype}".encode() + array.tobytes())
+    return total.hexdigest()[:20]
