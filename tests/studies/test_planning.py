@@ -90,6 +90,13 @@ def test_a_long_search_is_planned_without_deep_recursion(tmp_path: Path) -> None
     assert len(work) > 4 * len(levels)
 
 
+def test_levels_may_be_a_schedule() -> None:
+    rule = 'levels={schedule="geometric", rate=0.5, until=0.9}'
+    assert load_study("smoke", (rule, "quoted=[0.75]")).levels == (0.5, 0.75, 0.875, 0.9)
+    with pytest.raises(UserError, match="did you mean 'geometric'"):
+        load_study("smoke", ('levels={schedule="geometrical"}',))
+
+
 @pytest.mark.parametrize("name", sorted(presets()))
 def test_every_recipe_is_read_and_planned(name: str, tmp_path: Path) -> None:
     study = load_study(name)

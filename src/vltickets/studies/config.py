@@ -67,11 +67,19 @@ class Pretrain(Spec):
     seed: int = 0
 
 
+class Schedule(Spec):
+    """Levels by rule: `rate` of the original weights a round (linear), or of the remaining ones (geometric)."""
+
+    schedule: Literal["linear", "geometric"]
+    rate: float = Field(0.1, gt=0, lt=1)
+    until: float = Field(0.9, gt=0, lt=1)
+
+
 class Study(Spec):
     """A ticket, searched and tested: one task, one start, sparsities, seeds and baselines.
 
-    `levels` are the rounds of the search and the sparsities of `imp`; `random` runs at them too unless `random_levels`
-    names fewer; `quoted` are those at which the other sparse baselines run.
+    `levels` are the rounds of the search and the sparsities of `imp`: a list, or in a recipe a table that `Schedule`
+    describes; `random` runs at them too unless `random_levels` names fewer; the other sparse baselines run at `quoted`.
     """
 
     study: Literal["first-ticket"] = "first-ticket"
@@ -143,4 +151,15 @@ def load_study(name: str, settings: tuple[str, ...] = ()) -> Study:
     values = read_toml(path)
     for setting in settings:
         values = with_setting(values, setting)
-    return parse(Study, values, str(path) if name not in known else f"recipe {name}")
+    where = str(path) if name not in known else f"recipe {name}"
+    if isinstance(values.get("levels"), dict):
+        values["levels"] = levels_of(parse(Schedule, values["levels"], f"{where}, levels"))
+    return parse(Study, values, where)
+
+
+def levels_of(schedule: Schedule) -> tuple[float, ...]:
+    """Return the levels of a schedule, to four digits."""
+    from vltickets.tickets import schedules  # not above: it brings torch, for which no recipe should wait
+
+    rule = schedules.linear if schedule.schedule == "linear" else schedules.geometric
+    return tuple(round(level, 4) for level in rule(schedule.rate, schedule.until))
