@@ -13,7 +13,8 @@ BIN := $(VENV)/bin
 DEMO := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
+# A file's tests stay together, because they share what a fixture made; the longest files come first (conftest.py).
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # A worker's threads would only fight the other worker's.
 test check golden: export OMP_NUM_THREADS ?= 1

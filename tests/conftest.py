@@ -33,6 +33,12 @@ TASKS: dict[str, TaskSpec] = {
     "pretraining": Pretraining(data=DATA, foils=0.5),
 }
 Build = Callable[..., tuple[Model, Task]]
+LONGEST_FIRST = ("test_pretraining.py", "test_crash.py", "test_cli.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the files that take minutes first, so that the others fill the time of the second worker."""
+    items.sort(key=lambda item: LONGEST_FIRST.index(item.path.name) if item.path.name in LONGEST_FIRST else 9)
 
 
 @pytest.fixture(autouse=True)

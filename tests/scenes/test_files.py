@@ -12,7 +12,6 @@ import pytest
 from safetensors import safe_open
 
 from vltickets.scenes import REGION_CLASSES, REGION_WIDTH, write_captions, write_nlvr2, write_vocabulary, write_vqa
-from vltickets.scenes.files import write_whole
 from vltickets.scenes.questions import ANSWERS
 
 FOLDERS = ("captions", "vqa", "nlvr2")
@@ -62,15 +61,6 @@ def test_another_seed_or_split_is_another_world(tmp_path: Path) -> None:
         if "captions_" in name
     }
     assert len(firsts) == 3
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    write_whole(path, b"old")
-    with pytest.raises(TypeError):
-        write_whole(path, b"new", "not bytes")  # type: ignore[arg-type]
-    assert [file.name for file in tmp_path.iterdir()] == ["file"]
-    assert path.read_bytes() == b"old"
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

@@ -22,7 +22,6 @@ from pathlib import Path
 
 from vltickets.scenes.captions import write_captions
 from vltickets.scenes.drawing import draw
-from vltickets.scenes.files import write_whole
 from vltickets.scenes.grammar import vocabulary
 from vltickets.scenes.nlvr2 import write_nlvr2
 from vltickets.scenes.pairs import ComparePictures, InPictures, TotalIs
@@ -40,6 +39,7 @@ from vltickets.scenes.statements import (
 )
 from vltickets.scenes.vqa import write_vqa
 from vltickets.scenes.world import WORLD_VERSION, Scene, SceneObject, sample_scene
+from vltickets.store import write_file
 
 __all__ = [
     "REGION_CLASSES",
@@ -74,4 +74,4 @@ __all__ = [
 
 def write_vocabulary(folder: Path) -> None:
     """Write `vocab.txt` under `folder`: the special tokens, then every word of the grammar, sorted, one a line."""
-    write_whole(folder / "vocab.txt", "".join(f"{word}\n" for word in vocabulary()).encode())
+    write_file(folder / "vocab.txt", "".join(f"{word}\n" for word in vocabulary()).encode())

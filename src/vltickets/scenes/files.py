@@ -1,9 +1,8 @@
-"""Writing whole files or none: temporary name, flush to disk, rename. The same content gives the same bytes."""
+"""The world's files, each written whole or not at all. The same content gives the same bytes."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,33 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vltickets.scenes.regions import Regions
+from vltickets.store import write_file
 
 REGION_FORMAT = "vltickets-regions-1"
 _TENSOR_TYPES = {"float16": "F16", "float32": "F32", "int64": "I64"}
 
 
-def write_whole(path: Path, *chunks: bytes) -> None:
-    """Write the chunks to `path`, which holds its old content or all of the new at any moment, even after a crash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.writelines(chunks)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_json(path: Path, value: object) -> None:
     """Write one compact JSON value."""
-    write_whole(path, _json(value))
+    write_file(path, _json(value))
 
 
 def write_json_lines(path: Path, values: Iterable[object]) -> None:
     """Write one compact JSON value a line."""
-    write_whole(path, b"".join(_json(value) + b"\n" for value in values))
+    write_file(path, b"".join(_json(value) + b"\n" for value in values))
 
 
 def write_regions(path: Path, names: Sequence[str], regions: Regions) -> None:
@@ -53,7 +39,7 @@ def write_regions(path: Path, names: Sequence[str], regions: Regions) -> None:
         "soft_labels": regions.soft_labels,
     }
     metadata = {"format": REGION_FORMAT, "names": json.dumps(list(names), separators=(",", ":"))}
-    write_whole(path, *_safetensors(tensors, metadata))
+    write_file(path, b"".join(_safetensors(tensors, metadata)))
 
 
 def _safetensors(tensors: dict[str, NDArray[np.generic]], metadata: dict[str, str]) -> list[bytes]:
