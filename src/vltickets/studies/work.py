@@ -56,7 +56,7 @@ def _run_train(node: Train, store: Store, progress: Progress | None) -> None:
         last_step=node.until,
         hooks=hooks,
         checkpoint=_checkpoint(node, store),
-        handover=_checkpoint(changed(node, until=None), store) if node.until is not None else None,
+        handover=_handover(node, store),
         progress=progress,
     )
     evaluation = evaluate(model, task, node.task.split, threads=node.recipe.threads)
@@ -142,6 +142,12 @@ def _task(spec: TaskSpec, source: Source, backbone: Uniter) -> Task:
 
 def _checkpoint(node: Train, store: Store) -> Path:
     return store.work(node.digest) / "checkpoint.safetensors"
+
+
+def _handover(node: Train, store: Store) -> Path | None:
+    """Return where θᵢ leaves its state for the whole run, unless that is done or this is the whole run."""
+    whole = changed(node, until=None)
+    return None if node.until is None or store.has(whole) else _checkpoint(whole, store)
 
 
 def _rewind_step(node: Train) -> int:
