@@ -134,6 +134,7 @@ class _Pool:
         self.store, self.listen, self.size = store, listen, workers
         self.failures: dict[str, str] = {}
         self.deaths: dict[str, int] = {}
+        self.chain = _chain_lengths(work)
         self.ready = [digest for digest, after in self.left.items() if not after]
         self.waiting: list[str] = []  # another invocation has their lease
         self.inbox: queue.Queue[tuple[_Worker, Event | None]] = queue.Queue()
@@ -161,7 +162,10 @@ class _Pool:
             if not idle:
                 idle.append(_Worker(self.store, self.inbox))
                 self.workers.append(idle[-1])
-            idle.pop().give(self.ready.pop(0))
+            # The start of the longest chain first: a search's rounds wait for each other, baselines for nobody.
+            digest = max(self.ready, key=self.chain.__getitem__)
+            self.ready.remove(digest)
+            idle.pop().give(digest)
 
     def _look_again(self) -> None:
         """Try again for what another invocation had: it may have finished, or died."""
@@ -189,7 +193,7 @@ class _Pool:
             return
         self.deaths[digest] = self.deaths.get(digest, 0) + 1
         if self.deaths[digest] < ATTEMPTS:
-            self.ready.insert(0, digest)  # it goes on from its checkpoint
+            self.ready.append(digest)  # it goes on from its checkpoint
         else:
             self._fail(digest, f"its worker died {ATTEMPTS} times (exit status {worker.process.returncode})")
 
@@ -206,6 +210,15 @@ class _Pool:
         self.left.pop(digest, None)
         for other in [name for name, after in self.left.items() if digest in after]:
             self._fail(other, "a run it needs failed")
+
+
+def _chain_lengths(work: Sequence[Work]) -> dict[str, int]:
+    """Return for each node how many must follow one another from it on, itself included."""
+    lengths = {item.node.digest: 1 for item in work}
+    for item in reversed(work):  # parents come first, so children are known when their parents are looked at
+        for parent in item.after:
+            lengths[parent] = max(lengths[parent], lengths[item.node.digest] + 1)
+    return lengths
 
 
 def working_processes() -> int:
