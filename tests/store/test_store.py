@@ -229,8 +229,10 @@ def test_a_long_chain_of_nodes_comes_back_by_digest(store: Store) -> None:
 
 def test_a_folder_with_other_files_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(UserError, match="holds other files and is not a store"):
+    with pytest.raises(UserError, match="is not a store, and not empty"):
         Store(tmp_path)
+    with pytest.raises(UserError, match="is not a store"):
+        Store(tmp_path / "thesis.tex")
     assert everything(tmp_path) == {"thesis.tex": b"x"}
 
 

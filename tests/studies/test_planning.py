@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from vltickets.errors import UserError
-from vltickets.specs import Fresh, Prune, Rewound, Train, World, changed
+from vltickets.specs import Fresh, Prune, RandomMask, Rewound, Shipped, Train, Trained, World, changed
 from vltickets.store import Record, Store
 from vltickets.studies.config import Study, load_study, presets
+from vltickets.studies.executors import execute, run_leased
 from vltickets.studies.first_ticket import first_ticket
 from vltickets.studies.graph import Cell, plan
 
@@ -58,6 +59,16 @@ def test_baselines_change_one_argument_each() -> None:
     assert named["blind", 0.0, 0].task.blind
 
 
+def test_random_start_is_not_what_the_pretrained_weights_started_from() -> None:
+    named = by_name(cells("seeds=[0, 1]"))
+    theta0 = named["full", 0.0, 0].start
+    assert isinstance(theta0, Trained)
+    assert isinstance(theta0.train.start, Trained)
+    root = theta0.train.start.train.start
+    assert isinstance(root, Fresh)
+    assert all(named["random-start", 0.7, seed].start != root for seed in (0, 1))
+
+
 def test_a_rewound_search_starts_every_round_from_step_i_of_the_dense_run() -> None:
     named = by_name(cells("rewind=0.5"))
     start = named["imp", 0.7, 0].start
@@ -80,6 +91,27 @@ def test_an_imported_training_is_run_again_only_where_its_weights_are_needed(tmp
     assert [item.node for item in plan([full, ticket], store)] == [ticket]  # masks are enough to train under
     sparser = Prune(train=full, sparsity=0.7)
     assert [item.node for item in plan([sparser], store)] == [full, sparser]  # pruning needs the weights themselves
+
+
+def test_a_node_that_another_invocation_did_meanwhile_is_not_done_again(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    node = RandomMask(backbone=cells()[0].node.backbone, sparsity=0.5)
+    told: list[str] = []
+    for _ in range(2):
+        assert run_leased(node, store, lambda event: told.append(event.state))
+    assert told == ["started", "finished", "finished"]
+
+
+def test_a_run_that_fails_takes_along_only_what_needs_it(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    full = changed(by_name(cells())["full", 0.0, 0], start=Shipped(name="theta0", sha256="0" * 64))
+    ticket = changed(full, mask=Prune(train=full, sparsity=0.5))
+    other = RandomMask(backbone=full.backbone, sparsity=0.5)
+    with pytest.raises(UserError, match=r"3 of 4") as caught:
+        execute(plan([ticket, other], store), store, workers=0, listen=lambda event: None)
+    assert "not those this run was planned with" in str(caught.value)
+    assert store.has(other)
+    assert not store.has(ticket)
 
 
 def test_a_long_search_is_planned_without_deep_recursion(tmp_path: Path) -> None:

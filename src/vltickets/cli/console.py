@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -24,6 +25,11 @@ PLAIN_SECONDS = 15.0
 def screen(*, to_stderr: bool = False) -> Console:
     """Return a console; it drops colour by itself off a terminal and under NO_COLOR."""
     return Console(stderr=to_stderr, highlight=False)
+
+
+def typed() -> str:
+    """Return the command as it was typed, to be kept with what it made."""
+    return "vltickets " + shlex.join(sys.argv[1:])
 
 
 def duration(seconds: float) -> str:

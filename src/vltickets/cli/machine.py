@@ -36,7 +36,7 @@ def doctor(as_json: JsonOption = False) -> None:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "cores": str(working_processes()),
         "free disk (GB)": f"{shutil.disk_usage(Path.cwd()).free / 1e9:.0f}",
-        "pyarrow (to read ../shared/data)": "yes" if importlib.util.find_spec("pyarrow") else "no: vltickets[data]",
+        "pyarrow (to read Parquet)": "yes" if importlib.util.find_spec("pyarrow") else "no: vltickets[data]",
     }
     problems = []
     for name in SHIPPED:

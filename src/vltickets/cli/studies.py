@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vltickets.cli.console import duration, following, screen
+from vltickets.cli.console import duration, following, screen, typed
 from vltickets.errors import UserError
 from vltickets.store import Store, export_records, import_records
 from vltickets.studies.config import Study, load_study
@@ -47,8 +45,9 @@ def demo(
     """Find a ticket in the embedded world, test it against the baselines, and write report.html."""
     chosen = [*(settings or []), *(['start="pretrained"'] if pretrain else [])]
     study = load_study(preset, tuple(chosen))
-    _run(preset, study, Store(out / "store"), None, workers, as_json, page=out / "report.html")
-    _save_ticket(preset, study, Store(out / "store"), out, as_json)
+    name = Path(preset).stem
+    _run(name, study, Store(out / "store"), None, workers, as_json, page=out / "report.html", ticket=True)
+    _save_ticket(name, study, Store(out / "store"), out, as_json)
 
 
 @study_app.command("run")
@@ -97,13 +96,7 @@ def export(
     """Write a study's finished records (specs, numbers, masks; no weights) into one small file."""
     results = Store(store)
     cells = results.study(name)["cells"]
-    digests = {cell["node"] for cell in cells}
-    pending = list(digests)
-    while pending:
-        for parent in results.parents_of(pending.pop()):
-            if parent not in digests:
-                digests.add(parent)
-                pending.append(parent)
+    digests = results.with_ancestors(cell["node"] for cell in cells)
     count = export_records(results, digests, file, studies=[name])
     screen().print(f"{count} records of {len(digests)} runs written to {file} ({file.stat().st_size / 1e6:.2f} MB)")
 
@@ -145,7 +138,15 @@ def report(
 
 
 def _run(
-    name: str, study: Study, store: Store, data: Path | None, workers: int | None, as_json: bool, *, page: Path
+    name: str,
+    study: Study,
+    store: Store,
+    data: Path | None,
+    workers: int | None,
+    as_json: bool,
+    *,
+    page: Path,
+    ticket: bool = False,
 ) -> None:
     from vltickets import reports
     from vltickets.studies.executors import working_processes
@@ -154,16 +155,16 @@ def _run(
     started = time.perf_counter()
     console = screen(to_stderr=as_json)
     console.print(f"{study.title}\n{study.note}".strip(), soft_wrap=True)
-    planned = plan_study(name, study, store, data)
+    wanted = ("imp", study.quoted[-1], study.seeds[0]) if ticket and study.quoted else None
+    planned = plan_study(name, study, store, data, weights_of=wanted)
     processes = working_processes() if workers is None else workers
     console.print(
         f"{len(planned.cells)} cells, {len(planned.work)} runs to do ({planned.steps_left} steps), "
         f"{processes or 'no'} worker processes; store: {store.root}",
         soft_wrap=True,
     )
-    command = "vltickets " + shlex.join(sys.argv[1:])
     with following(planned, console) as listen:
-        run_study(planned, store, workers=processes, listen=listen, command=command)
+        run_study(planned, store, workers=processes, listen=listen, command=typed())
     results = reports.read_results(store, name)
     reports.write_page(results, page)
     _show(results, as_json, f"done in {duration(time.perf_counter() - started)}; page: {page}")

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from vltickets.cli.console import following, screen
-from vltickets.cli.studies import DataOption, JsonOption, SetOption, StoreOption, WorkersOption
+from vltickets.cli.console import following, screen, typed
+from vltickets.cli.studies import DataOption, JsonOption, SetOption, StoreOption
 from vltickets.errors import UserError
 from vltickets.store import Store
 
@@ -17,36 +17,38 @@ ticket_app = typer.Typer(no_args_is_help=True, help="Look at ticket files.")
 
 
 def find(
-    sparsity: Annotated[float, typer.Option(help="Share of the prunable weights to remove, in [0, 1).")] = 0.7,
+    sparsity: Annotated[float, typer.Option(help="Share of the prunable weights to remove, in (0, 1).")] = 0.7,
     out: Annotated[Path, typer.Option("--out", help="The ticket file to write.")] = Path("ticket.safetensors"),
     preset: Annotated[str, typer.Option(help="A preset or recipe that says task, start and training.")] = "demo",
     seed: Annotated[int, typer.Option(min=0, help="The seed of the search.")] = 0,
     store: StoreOption = Path("store"),
     data: DataOption = None,
-    workers: WorkersOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find one ticket by iterative magnitude pruning, test it, and write it to a file."""
     from vltickets.specs import changed
     from vltickets.studies.config import load_study
-    from vltickets.studies.executors import working_processes
     from vltickets.studies.run import plan_study, run_study
     from vltickets.studies.scoring import ticket_of
     from vltickets.tickets import save_ticket, zeros_at
 
     if zeros_at(sparsity, 1000) == 0:
         raise UserError(f"sparsity {sparsity} removes nothing; for 70 % write 0.7")
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; name the file to write with --out FILE.safetensors")
     recipe = load_study(preset, tuple(settings or ()))
     levels = (*(level for level in recipe.levels if level < sparsity), sparsity)
-    study = changed(recipe, levels=levels, quoted=(sparsity,), seeds=(seed,), baselines=("full", "imp"))
+    study = changed(
+        recipe, levels=levels, random_levels=None, quoted=(sparsity,), seeds=(seed,), baselines=("full", "imp")
+    )
     results = Store(store)
-    planned = plan_study(f"find-{preset}", study, results, data)
+    name = f"find-{Path(preset).stem}-{sparsity:g}-seed{seed}"
+    planned = plan_study(name, study, results, data, weights_of=("imp", sparsity, seed))
     console = screen(to_stderr=as_json)
     console.print(f"{len(planned.work)} runs to do ({planned.steps_left} steps)")
-    processes = working_processes() if workers is None else workers
-    with following(planned, console) as listen:
-        run_study(planned, results, workers=min(processes, 1), listen=listen, command="vltickets find")
+    with following(planned, console) as listen:  # in this process: a search's rounds follow one another
+        run_study(planned, results, workers=0, listen=listen, command=typed())
     cell = planned.cells[-1]
     ticket = ticket_of(cell.node, results)
     save_ticket(ticket, out)
@@ -77,7 +79,9 @@ def evaluate(
     else:
         evaluation = score_run(find_run(what, known), known, data, split)
     if as_json:
-        print(json.dumps({"what": what, "split": split, "items": len(evaluation.items), **evaluation.metrics}))
+        print(
+            json.dumps({"what": what, "split": evaluation.split, "items": len(evaluation.items), **evaluation.metrics})
+        )
         return
     for name, value in evaluation.metrics.items():
         screen().print(f"{name}: {value:.4f}")
@@ -109,10 +113,17 @@ def show(
         return
     console = screen()
     console.print(f"{file}: {mask.sparsity:.2%} of {mask.total} prunable weights pruned ({summary['pruned']} zeros)")
-    console.print(
-        f"mask {mask.digest}; found by {ticket.provenance['found_by']}; tested by run {ticket.provenance['train']}"
-    )
-    task, score = ticket.provenance["task"], ticket.provenance["metrics"]["score"]
-    console.print(f"task {task['kind']}, seed {ticket.provenance['seed']}, score {score:.4f}")
+    known = ticket.provenance
+    told = [f"mask {mask.digest}"]
+    told += [
+        f"{what} {known[name]}"
+        for name, what in (("found_by", "found by"), ("train", "tested by run"))
+        if name in known
+    ]
+    if "task" in known and "metrics" in known:
+        told.append(
+            f"task {known['task']['kind']}, seed {known.get('seed', '?')}, score {known['metrics']['score']:.4f}"
+        )
+    console.print("; ".join(told), soft_wrap=True)
     for name, sparsity in tensors.items():
         console.print(f"  {sparsity:6.1%}  {name}")

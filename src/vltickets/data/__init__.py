@@ -6,7 +6,7 @@ from vltickets.data.inputs import Inputs, assemble
 from vltickets.data.nlvr2 import Pairs
 from vltickets.data.ragged import Ragged
 from vltickets.data.regions import Regions, read_regions, soft_targets
-from vltickets.data.sources import Source, find_layout, open_folder, open_source, register_folder
+from vltickets.data.sources import Source, check_folder, open_folder, open_source, register_folder
 from vltickets.data.streams import stream, stream_seed
 from vltickets.data.vocabulary import Vocabulary
 from vltickets.data.vqa import Questions
@@ -22,8 +22,8 @@ __all__ = [
     "Source",
     "Vocabulary",
     "assemble",
+    "check_folder",
     "cut_batches",
-    "find_layout",
     "open_folder",
     "open_source",
     "read_regions",

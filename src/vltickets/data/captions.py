@@ -87,7 +87,10 @@ def _read_parquet(path: Path, columns: list[str]) -> dict[str, Any]:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError:
         raise UserError(f"{path} needs pyarrow to be read: pip install 'vltickets[data]'") from None
-    found = parquet.read_schema(path).names
+    try:
+        found = parquet.read_schema(path).names
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
     missing = [name for name in columns if name not in found]
     if missing:
         raise UserError(f"{path}: the columns {', '.join(missing)} are missing (found: {', '.join(found)})")

@@ -16,11 +16,13 @@ from vltickets.data.captions import Captions, flickr8k_captions, read_coco_capti
 from vltickets.data.nlvr2 import Pairs, read_nlvr2
 from vltickets.data.vocabulary import Vocabulary, build_vocabulary, read_vocabulary
 from vltickets.data.vqa import Questions, read_answers, read_vqa
-from vltickets.errors import UserError
+from vltickets.errors import UserError, unknown
 from vltickets.specs import DataSpec, Folder, World
 from vltickets.store import Store, write_file
 
 LONGEST_TEXT = 60  # word pieces with specials; the official limit of UNITER's tasks
+WORLD_SPLITS = ("train", "dev", "test")
+HELD_OUT_SCENES = 1500  # caption scenes in each of dev and test, on which pre-training is watched
 LEAST_COUNT = 3  # a word of the Flickr8k vocabulary stands at least this often in its training captions
 
 
@@ -76,6 +78,11 @@ def open_folder(folder: Path, layout: str | None = None, vocabulary: Vocabulary 
     return Source(folder, layout, vocabulary)
 
 
+def check_folder(folder: Path) -> None:
+    """Raise `UserError` where a folder has no known layout or no vocabulary; write nothing."""
+    _folder_vocabulary(folder, find_layout(folder))
+
+
 def find_layout(folder: Path) -> str:
     """Return which layout a folder has: `flickr8k`, or `official` (captions/, vqa/, nlvr2/ beside a vocab.txt)."""
     if not folder.is_dir():
@@ -126,6 +133,8 @@ def _world(spec: World, folder: Path) -> Source:
         )
 
     def make(part: str, split: str) -> None:
+        if split not in WORLD_SPLITS:
+            raise unknown("split of the embedded world", split, WORLD_SPLITS)
         marker = folder / part / f".{split}.whole"
         if marker.exists():
             return
@@ -135,7 +144,9 @@ def _world(spec: World, folder: Path) -> Source:
                 return
             training = split == "train"
             if part == "captions":
-                scenes.write_captions(folder, split, seed=spec.seed, scenes=spec.scenes if training else 1500)
+                scenes.write_captions(
+                    folder, split, seed=spec.seed, scenes=spec.scenes if training else HELD_OUT_SCENES
+                )
             elif part == "vqa":
                 count = spec.examples if training else spec.heldout
                 scenes.write_vqa(folder, split, seed=spec.seed, questions=count)

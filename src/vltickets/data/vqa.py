@@ -33,7 +33,8 @@ class Questions:
 def read_answers(path: Path) -> list[str]:
     """Return the answers in label order from an `ans2label.json`."""
     labels = read_json(path)
-    if not isinstance(labels, dict) or sorted(labels.values()) != list(range(len(labels))):
+    numbers = isinstance(labels, dict) and all(type(label) is int for label in labels.values())
+    if not numbers or sorted(labels.values()) != list(range(len(labels))):
         raise UserError(f"{path}: expected an object that gives each answer a label from 0 up, none twice")
     return sorted(labels, key=labels.__getitem__)
 

@@ -37,6 +37,14 @@ class Recipe(Spec):
     precision: Literal["fp32", "bf16"] = "fp32"
     threads: int = Field(1, ge=1)
 
+    @model_validator(mode="after")
+    def _sound(self) -> Recipe:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas = {self.betas}: both must be in [0, 1)")
+        if self.warmup + self.hold > 1:
+            raise ValueError(f"warmup {self.warmup} and hold {self.hold} together are more than all the steps")
+        return self
+
 
 class Fresh(Spec):
     """Random initial weights from a seed of their own: normal, 0.02 wide at base size, wider for narrower backbones."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -50,7 +50,7 @@ def with_setting(values: dict[str, Any], setting: str) -> dict[str, Any]:
         value: Any = tomllib.loads(f"x = {text}")["x"]
     except tomllib.TOMLDecodeError:
         value = text
-    out: dict[str, Any] = json.loads(json.dumps(values))
+    out: dict[str, Any] = copy.deepcopy(values)
     place = out
     *path, last = key.strip().split(".")
     for name in path:
@@ -74,7 +74,7 @@ def node_from_json(value: Mapping[str, Any], load: Callable[[str], Node]) -> Nod
     kind = value.get("kind")
     if kind not in NODE_KINDS:
         raise unknown("kind of node", str(kind), NODE_KINDS)
-    fields = {key: resolve(item) for key, item in value.items() if key != "version"}
+    fields = {key: resolve(item) for key, item in value.items()}
     return NODE_KINDS[kind].model_validate(fields)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 DIGEST_LENGTH = 20
 
@@ -36,6 +36,16 @@ class Spec(BaseModel):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """As `changed`: pydantic's own would keep the old digest and check nothing."""
         return changed(self, **(update or {}))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_this_version(cls, value: Any) -> Any:
+        """Take off a version written into canonical JSON, and refuse another than this class has."""
+        if isinstance(value, Mapping) and "version" in value:
+            if value["version"] != cls.version:
+                raise ValueError(f"version {value['version']} of {cls.__name__}; this vltickets has {cls.version}")
+            return {name: item for name, item in value.items() if name != "version"}
+        return value
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and isinstance(other, Spec) and self.digest == other.digest

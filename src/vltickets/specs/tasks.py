@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vltickets.specs.data import DataSpec
 from vltickets.specs.spec import Spec
@@ -49,6 +49,12 @@ class Objectives(Spec):
     mrc: float = Field(0.0, ge=0)
     mrc_kl: float = Field(2.0, ge=0)
     itm: float = Field(3.0, ge=0)
+
+    @model_validator(mode="after")
+    def _some(self) -> Objectives:
+        if not any((self.mlm, self.mrc, self.mrc_kl, self.itm)):
+            raise ValueError("at least one objective needs a ratio above 0")
+        return self
 
 
 class Pretraining(TaskBase):

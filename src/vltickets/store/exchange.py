@@ -28,7 +28,7 @@ def export_records(store: Store, digests: Iterable[str], path: Path, *, studies:
         record = store.record(digest)
         for name in ("record.json", *record.files):
             entries[f"runs/{digest}/{name}"] = (store.root / "runs" / digest / name).read_bytes()
-    for digest in _with_ancestors(store, finished):
+    for digest in store.with_ancestors(finished):
         entries[f"nodes/{digest}.json"] = (store.root / "nodes" / f"{digest}.json").read_bytes()
     for name in studies:
         store.study(name)
@@ -104,14 +104,3 @@ def _check_run(digest: str, files: dict[str, bytes]) -> None:
     for name, expected in record["files"].items():
         if sha256(files[name]) != expected:
             raise ValueError(f"{name} of the record {digest} does not have the recorded hash")
-
-
-def _with_ancestors(store: Store, digests: Iterable[str]) -> list[str]:
-    found: set[str] = set()
-    pending = list(digests)
-    while pending:
-        digest = pending.pop()
-        if digest not in found:
-            found.add(digest)
-            pending.extend(store.parents_of(digest))
-    return sorted(found)

@@ -8,8 +8,9 @@ Layout of a store: `nodes/DIGEST.json` what was asked for; `runs/DIGEST/` a fini
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -56,8 +57,8 @@ class Store:
         marker = root / "store.json"
         if marker.exists():
             check_format(_read_json(marker), f"the store {root}")
-        elif root.exists() and any(root.iterdir()):
-            raise UserError(f"{root} holds other files and is not a store; name an empty or a new folder")
+        elif root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise UserError(f"{root} is not a store, and not empty; name an empty or a new folder")
 
     def prepare(self) -> None:
         """Make the store's folder where it does not exist yet."""
@@ -108,6 +109,17 @@ class Store:
         """Return the digests of the nodes that a node names."""
         return list(_references(self._node_json(digest)))
 
+    def with_ancestors(self, digests: Iterable[str]) -> list[str]:
+        """Return these digests and those of all the nodes they need, sorted."""
+        found: set[str] = set()
+        pending = list(digests)
+        while pending:
+            digest = pending.pop()
+            if digest not in found:
+                found.add(digest)
+                pending.extend(self.parents_of(digest))
+        return sorted(found)
+
     def _node_json(self, digest: str) -> dict[str, Any]:
         path = self.root / "nodes" / f"{digest}.json"
         if not path.exists():
@@ -129,7 +141,9 @@ class Store:
         hashes = {name: sha256(content) for name, content in files.items()}
         whole = _json_bytes(sealed(asdict(record) | {"files": hashes}))
         self.put_node(node)
-        write_folder(self.root / "runs" / node.digest, {**files, "record.json": whole})
+        folder = self.root / "runs" / node.digest
+        if not write_folder(folder, {**files, "record.json": whole}) and not self.has(node):
+            raise UserError(f"{folder} is there without a record; delete it to run {node.digest} again")
         shutil.rmtree(self.root / "work" / node.digest, ignore_errors=True)
 
     def record(self, digest: str) -> Record:
@@ -221,6 +235,7 @@ class Store:
 
     def put_study(self, name: str, value: Mapping[str, Any]) -> None:
         """Keep which node stands in which cell of a study, for `report` and `study status`."""
+        check_study_name(name)
         write_file(self.root / "studies" / f"{name}.json", _json_bytes(dict(value)))
 
     def study(self, name: str) -> dict[str, Any]:
@@ -234,6 +249,12 @@ class Store:
     def studies(self) -> list[str]:
         """Return the names of the studies that were planned in this store."""
         return sorted(path.stem for path in (self.root / "studies").glob("*.json"))
+
+
+def check_study_name(name: str) -> None:
+    """Refuse a name that is no plain file name."""
+    if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+        raise UserError(f"a study can't be called {name!r}; use letters, digits, '-', '_' and '.'")
 
 
 def check_format(value: Mapping[str, Any], where: str) -> None:

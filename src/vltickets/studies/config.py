@@ -115,6 +115,11 @@ class Study(Spec):
                 raise ValueError(f"{name} = {chosen}: {odd[0]} is not among the levels")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds = {self.seeds}: at least one seed, none twice")
+        stages = self.pretraining if self.start == "pretrained" else None
+        if "text-only" in self.baselines and stages is not None and stages.text is None:
+            raise ValueError("the baseline text-only needs a table [pretraining.text]: the weights θ₀ started from")
+        if self.data == "world" and self.split not in ("dev", "test"):
+            raise ValueError(f"split = {self.split!r}: the embedded world is scored on dev or test")
         if self.start == "pretrained" and self.pretraining is None:
             raise ValueError("start = 'pretrained' needs a table [pretraining]")
         return self

@@ -13,20 +13,26 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vltickets.specs import Node
+from vltickets.errors import UserError
+from vltickets.specs import Node, Train
 from vltickets.store import Store
 from vltickets.studies.graph import Work
 
 ATTEMPTS = 3  # a worker that dies is replaced and its node tried again; three deaths are no accident
 POLL_SECONDS = 0.5
+SKIPPED = "a run it needs failed"
 
 
 @dataclass(frozen=True)
 class Event:
-    """News of a node: `state` is started, step, finished, failed or waiting (another process has it)."""
+    """News of a node: `state` is started, step, finished, failed or waiting (another process has it).
+
+    `mistake` marks a failure that is the user's to mend, such as a corrupted result the node needs.
+    """
 
     state: str
     digest: str
@@ -34,6 +40,7 @@ class Event:
     steps: int = 0
     seconds: float = 0.0
     message: str = ""
+    mistake: bool = False
 
 
 Listener = Callable[[Event], None]
@@ -46,15 +53,17 @@ class StudyFailed(RuntimeError):
 def execute(work: Sequence[Work], store: Store, *, workers: int, listen: Listener) -> None:
     """Run the work, ready nodes as they become ready. `workers` 0 means this process.
 
-    Raises `StudyFailed` at the end, naming the nodes that failed; what depends on them was not tried.
+    Raises `StudyFailed` at the end, naming the nodes that failed; what depends on them was not tried. `UserError`
+    instead where all of it is the user's to mend.
     """
     store.prepare()
     for item in work:
         store.put_node(item.node)
     failures = _in_process(work, store, listen) if workers == 0 else _Pool(work, store, workers, listen).run()
     if failures:
-        lines = "; ".join(f"{digest}: {message}" for digest, message in failures.items())
-        raise StudyFailed(f"{len(failures)} of {len(work)} runs failed ({lines})")
+        lines = "; ".join(f"{event.digest}: {event.message}" for event in failures.values() if event.message != SKIPPED)
+        error = UserError if all(event.mistake for event in failures.values()) else StudyFailed
+        raise error(f"{len(failures)} of {len(work)} runs could not be done: {lines}")
 
 
 def run_leased(node: Node, store: Store, listen: Listener) -> bool:
@@ -64,6 +73,9 @@ def run_leased(node: Node, store: Store, listen: Listener) -> bool:
     with store.lease(node.digest) as mine:
         if not mine:
             return False
+        if store.has(node) and (not isinstance(node, Train) or store.has_weights(node)):
+            listen(Event("finished", node.digest))  # another invocation did it since it was planned
+            return True
         started, told = time.monotonic(), [0.0]
         listen(Event("started", node.digest))
 
@@ -77,19 +89,26 @@ def run_leased(node: Node, store: Store, listen: Listener) -> bool:
     return True
 
 
-def _in_process(work: Sequence[Work], store: Store, listen: Listener) -> dict[str, str]:
-    failures: dict[str, str] = {}
+def failed(digest: str, error: Exception) -> Event:
+    """Return the news of a node that died of an error."""
+    message = str(error) or type(error).__name__
+    return Event("failed", digest, message=message, mistake=isinstance(error, UserError))
+
+
+def _in_process(work: Sequence[Work], store: Store, listen: Listener) -> dict[str, Event]:
+    failures: dict[str, Event] = {}
     for item in work:
-        if any(parent in failures for parent in item.after):
-            failures[item.node.digest] = "a run it needs failed"
+        broken = next((failures[parent] for parent in item.after if parent in failures), None)
+        if broken is not None:
+            failures[item.node.digest] = replace(broken, digest=item.node.digest, message=SKIPPED)
             continue
         try:
             while not run_leased(item.node, store, listen):
                 listen(Event("waiting", item.node.digest))
                 time.sleep(POLL_SECONDS)
-        except (RuntimeError, OSError) as error:
-            failures[item.node.digest] = str(error)
-            listen(Event("failed", item.node.digest, message=str(error)))
+        except Exception as error:  # whatever a run dies of is told, and the others go on
+            failures[item.node.digest] = failed(item.node.digest, error)
+            listen(failures[item.node.digest])
     return failures
 
 
@@ -115,10 +134,13 @@ class _Worker:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self._inbox.put((self, Event(**json.loads(line))))
-        self.process.wait()
-        self._inbox.put((self, None))
+        try:
+            for line in self.process.stdout:
+                self._inbox.put((self, Event(**json.loads(line))))
+        finally:  # also after half a line, the last of a killed worker
+            self.process.kill()
+            self.process.wait()
+            self._inbox.put((self, None))
 
     def stop(self) -> None:
         """End the process."""
@@ -132,7 +154,7 @@ class _Pool:
     def __init__(self, work: Sequence[Work], store: Store, workers: int, listen: Listener) -> None:
         self.left = {item.node.digest: set(item.after) for item in work}
         self.store, self.listen, self.size = store, listen, workers
-        self.failures: dict[str, str] = {}
+        self.failures: dict[str, Event] = {}
         self.deaths: dict[str, int] = {}
         self.chain = _chain_lengths(work)
         self.ready = [digest for digest, after in self.left.items() if not after]
@@ -140,17 +162,17 @@ class _Pool:
         self.inbox: queue.Queue[tuple[_Worker, Event | None]] = queue.Queue()
         self.workers: list[_Worker] = []
 
-    def run(self) -> dict[str, str]:
+    def run(self) -> dict[str, Event]:
         """Run everything; return the failures."""
+        looked = time.monotonic()
         try:
             while self.left:
                 self._hand_out()
-                try:
-                    worker, event = self.inbox.get(timeout=POLL_SECONDS)
-                except queue.Empty:
+                with suppress(queue.Empty):
+                    self._take(*self.inbox.get(timeout=POLL_SECONDS))
+                if time.monotonic() - looked > POLL_SECONDS:
                     self._look_again()
-                    continue
-                self._take(worker, event)
+                    looked = time.monotonic()
         finally:
             for worker in self.workers:
                 worker.stop()
@@ -182,7 +204,7 @@ class _Pool:
         if event.state == "finished":
             self._done(event.digest)
         elif event.state == "failed":
-            self._fail(event.digest, event.message)
+            self._fail(event)
         elif event.state == "waiting":
             self.waiting.append(event.digest)
 
@@ -195,7 +217,8 @@ class _Pool:
         if self.deaths[digest] < ATTEMPTS:
             self.ready.append(digest)  # it goes on from its checkpoint
         else:
-            self._fail(digest, f"its worker died {ATTEMPTS} times (exit status {worker.process.returncode})")
+            message = f"its worker died {ATTEMPTS} times (exit status {worker.process.returncode})"
+            self._fail(Event("failed", digest, message=message))
 
     def _done(self, digest: str) -> None:
         self.left.pop(digest, None)
@@ -205,11 +228,11 @@ class _Pool:
                 if not after:
                     self.ready.append(other)
 
-    def _fail(self, digest: str, message: str) -> None:
-        self.failures[digest] = message
-        self.left.pop(digest, None)
-        for other in [name for name, after in self.left.items() if digest in after]:
-            self._fail(other, "a run it needs failed")
+    def _fail(self, event: Event) -> None:
+        self.failures[event.digest] = event
+        self.left.pop(event.digest, None)
+        for other in [name for name, after in self.left.items() if event.digest in after]:
+            self._fail(replace(event, digest=other, message=SKIPPED))
 
 
 def _chain_lengths(work: Sequence[Work]) -> dict[str, int]:

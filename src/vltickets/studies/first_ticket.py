@@ -27,6 +27,8 @@ from vltickets.studies.config import Pretrain, Stage, Study
 from vltickets.studies.graph import Cell
 from vltickets.tickets import iterative_magnitude_pruning, shipped
 
+RANDOM_START = 1_000_000  # far from pre-training's seed: random-start must not be what θ₀ was pre-trained from
+
 
 def first_ticket(study: Study, data: DataSpec) -> Iterator[Cell]:
     """Yield every cell of the study: each baseline, sparsity and seed, and the training that gives its number."""
@@ -106,7 +108,7 @@ def _one_seed(study: Study, data: DataSpec, theta0: Start, text_only: Start | No
                 yield from cell("text-only", sparsity, train(text_only, mask))
             yield from cell("shuffled-within", sparsity, train(Shuffled(start=theta0, seed=seed), mask))
             yield from cell("shuffled-all", sparsity, train(Shuffled(start=theta0, scope="all", seed=seed), mask))
-            yield from cell("random-start", sparsity, train(Fresh(seed=seed), mask))
+            yield from cell("random-start", sparsity, train(Fresh(seed=RANDOM_START + seed), mask))
             yield from cell("one-shot", sparsity, train(theta0, one_shot))
 
 

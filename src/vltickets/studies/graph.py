@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from vltickets.specs import Node, OneShot, Prune, Rewound, Shuffled, Start, Train, Trained, parents
@@ -27,15 +27,17 @@ class Work:
     after: tuple[str, ...]
 
 
-def plan(nodes: Iterable[Node], store: Store) -> list[Work]:
+def plan(nodes: Iterable[Node], store: Store, *, weights: Collection[str] = ()) -> list[Work]:
     """Return the work that is left for these nodes' results, parents first; the same node once.
+
+    `weights` are the digests of those whose weights are wanted too, not only their records.
 
     A finished record counts as done. A node whose weights another one starts from is run again where only its record
     is here (it was imported): the record stays, the weights are made.
     """
     wanted: dict[str, bool] = {}
     order: list[Node] = []
-    stack: list[tuple[Node, bool, bool]] = [(node, False, False) for node in nodes][::-1]
+    stack: list[tuple[Node, bool, bool]] = [(node, node.digest in weights, False) for node in nodes][::-1]
     while stack:
         node, need_weights, expanded = stack.pop()
         if expanded:

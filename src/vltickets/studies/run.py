@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vltickets.data import find_layout, open_source, register_folder
+from vltickets.data import check_folder, open_source, register_folder
 from vltickets.errors import UserError
 from vltickets.scenes import WORLD_VERSION
 from vltickets.specs import DataSpec, Train, World
-from vltickets.store import Store
+from vltickets.store import Store, check_study_name
 from vltickets.studies.config import Study
 from vltickets.studies.executors import Listener, execute
 from vltickets.studies.first_ticket import first_ticket
 from vltickets.studies.graph import Cell, Work, plan, steps_of
 from vltickets.tasks import build_task
 from vltickets.tasks.linear import ridge_matching
-
-Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -40,21 +37,36 @@ class Planned:
         return sum(steps_of(item.node) for item in self.work if isinstance(item.node, Train))
 
 
-def plan_study(name: str, study: Study, store: Store, folder: Path | None) -> Planned:
-    """Make the data where it is missing, and plan the study. `folder` is the user's data, for studies that need it."""
+def plan_study(
+    name: str,
+    study: Study,
+    store: Store,
+    folder: Path | None,
+    *,
+    weights_of: tuple[str, float, int] | None = None,
+) -> Planned:
+    """Make the data where it is missing, and plan the study. `folder` is the user's data, for studies that need it.
+
+    `weights_of` names a cell (baseline, sparsity, seed) whose trained weights are wanted, not only its numbers.
+    """
     started = time.perf_counter()
+    check_study_name(name)
     data = _data(study, store, folder)
     store.prepare()
     open_source(data, store)
     cells = tuple(first_ticket(study, data))
-    work = tuple(plan((cell.node for cell in cells), store))
+    for cell in cells:
+        if store.has(cell.node):
+            store.arrays(cell.node.digest, "items")  # a corrupted result is refused before anything is run
+    wanted = {cell.node.digest for cell in cells if (cell.baseline, cell.sparsity, cell.seed) == weights_of}
+    work = tuple(plan((cell.node for cell in cells), store, weights=wanted))
     return Planned(name, study, cells, work, data, time.perf_counter() - started)
 
 
 def run_study(planned: Planned, store: Store, *, workers: int, listen: Listener, command: str) -> None:
     """Run what is left of a study, and keep its cells for `report`. What is done already stays as it is."""
-    earlier = _phases(planned.name, store)
-    note_study(planned, store, command=command, workers=workers, phases=earlier)
+    earlier, rows = _earlier(planned, store)
+    note_study(planned, store, command=command, workers=workers, phases=earlier, rows=rows)
     started = time.perf_counter()
     execute(planned.work, store, workers=workers, listen=listen)
     ran = time.perf_counter()
@@ -107,14 +119,18 @@ def note_study(
     )
 
 
-def _phases(name: str, store: Store) -> dict[str, float]:
-    """Return the seconds that earlier sittings of a study took, by phase."""
-    return dict(store.study(name)["phases"]) if name in store.studies() else {}
+def _earlier(planned: Planned, store: Store) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Return the phases' seconds and the reference rows of earlier sittings, if they were of the very same study."""
+    if planned.name in store.studies():
+        noted = store.study(planned.name)
+        if noted["recipe"] == planned.study.model_dump(mode="json"):
+            return dict(noted["phases"]), list(noted["extra_rows"])
+    return {}, []
 
 
 def _reference_rows(planned: Planned, store: Store) -> list[dict[str, Any]]:
     source = open_source(planned.data, store)
-    task: Any = build_task(planned.study.task_on(planned.data), source, planned.study.uniter)
+    task = build_task(planned.study.task_on(planned.data), source, planned.study.uniter)
     rows = [_row("chance", task.chance(planned.study.split), "the best constant answer, or guessing")]
     if planned.study.task == "matching":
         score = ridge_matching(source.captions("train"), source.captions(planned.study.split), planned.study.split)
@@ -139,18 +155,6 @@ def _data(study: Study, store: Store, folder: Path | None) -> DataSpec:
         )
     if folder is None:
         raise UserError("this study runs on real data: name its folder with --data DIR")
-    find_layout(folder)  # refuses before anything is written
+    check_folder(folder)  # refuses before anything is written
     store.prepare()
     return register_folder(folder, store)
-
-
-def digests_of(cells: Sequence[Cell], store: Store) -> list[str]:
-    """Return the digests of all nodes that the cells need, ancestors included."""
-    found: dict[str, None] = {}
-    pending = [cell.node.digest for cell in cells]
-    while pending:
-        digest = pending.pop()
-        if digest not in found:
-            found[digest] = None
-            pending.extend(store.parents_of(digest))
-    return list(found)

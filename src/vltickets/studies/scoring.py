@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ def ticket_of(node: Train, store: Store) -> Ticket:
 
 def find_run(prefix: str, store: Store) -> Node:
     """Return the node whose digest starts with `prefix`; none or several is a `UserError`."""
+    if not re.fullmatch("[0-9a-f]+", prefix):
+        raise UserError(f"{prefix!r} is neither a run's digest (hexadecimal) nor a ticket file")
     found = [path.stem for path in (store.root / "nodes").glob(f"{prefix}*.json")]
     if len(found) != 1:
         raise UserError(f"{len(found)} runs in {store.root} start with {prefix!r}; give more of the digest")
@@ -61,7 +64,9 @@ def score_ticket(path: Path, store: Store | None, folder: Path | None, split: st
     ticket = load_ticket(path)
     if not ticket.weights:
         raise UserError(f"{path} holds a mask without trained weights; find it again with `vltickets find`")
-    values = dict(ticket.provenance["task"])
+    values = ticket.provenance.get("task")
+    if values is None or "vocabulary" not in ticket.labels:
+        raise UserError(f"{path} does not say which task and vocabulary it is for; find it again with `vltickets find`")
     task = parse(TASK_KINDS[values["kind"]], values, f"{path}, task")
     return _score(ticket.backbone, task, ticket.weights, ticket.labels, store, folder, split)
 

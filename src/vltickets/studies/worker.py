@@ -15,9 +15,8 @@ import warnings
 from dataclasses import asdict
 from pathlib import Path
 
-from vltickets.errors import UserError
 from vltickets.store import Store
-from vltickets.studies.executors import Event, run_leased
+from vltickets.studies.executors import Event, failed, run_leased
 
 
 def main(root: str) -> None:
@@ -37,8 +36,8 @@ def main(root: str) -> None:
         try:
             if not run_leased(store.node(digest), store, tell):
                 tell(Event("waiting", digest))
-        except (UserError, RuntimeError, OSError) as error:
-            tell(Event("failed", digest, message=str(error)))
+        except Exception as error:  # whatever a run dies of is told, and the next one is served
+            tell(failed(digest, error))
 
 
 def _listen(inbox: queue.Queue[str]) -> None:

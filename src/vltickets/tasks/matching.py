@@ -98,7 +98,7 @@ class MatchingTask:
         # Ties count against the model: a constant score must not look right.
         rank = 1 + (table[:, 1:] >= table[:, :1]).sum(-1)
         items = (rank == 1).astype(np.float32)
-        return Evaluation("accuracy", {"accuracy": float(items.mean()), "mrr": float((1 / rank).mean())}, items)
+        return Evaluation("accuracy", {"accuracy": float(items.mean()), "mrr": float((1 / rank).mean())}, items, split)
 
     def chance(self, split: str) -> float:
         """Return the score of guessing."""

@@ -130,7 +130,7 @@ class Nlvr2Task:
             best = model.head(model.backbone(batch.inputs.to(model.device))).argmax(-1).cpu().numpy()
             items[examples] = best == data.labels[examples]
         metrics = {"accuracy": float(items.mean()), "consistency": consistency(data.identifiers, items)}
-        return Evaluation("accuracy", metrics, items)
+        return Evaluation("accuracy", metrics, items, split)
 
     def chance(self, split: str) -> float:
         """Return the score of the best constant answer."""

@@ -147,7 +147,7 @@ class PretrainingTask:
             ]
             items = np.concatenate(right)
             metrics[f"{objective}_accuracy"] = float(items.mean())
-        return Evaluation(f"{objective}_accuracy", metrics, items)
+        return Evaluation(f"{objective}_accuracy", metrics, items, split)
 
     def _right(self, model: Model, batch: PretrainingBatch) -> np.ndarray:
         logits = self._logits(model, batch).cpu()
@@ -159,6 +159,10 @@ class PretrainingTask:
             assert batch.classes is not None
             right = logits[:, 1:].argmax(-1) == batch.classes[:, 1:].argmax(-1)
         return right.float().numpy()
+
+    def chance(self, split: str) -> float:
+        """Return the score of guessing whether text and image match; 0 for words alone."""
+        return 0.0 if self.spec.text_only else 0.5
 
     def labels(self) -> dict[str, str]:
         """Return nothing: words and classes are the vocabulary's and the detector's."""

@@ -37,12 +37,13 @@ class Model(nn.Module):
 class Evaluation:
     """A model's score on a split. `items` [examples] is the headline metric item by item, its mean the headline.
 
-    Keeping the items lets two models be compared pair by pair. `groups` names a kind for each item, or is empty.
+    Keeping the items lets two models be compared pair by pair.
     """
 
     headline: str
     metrics: dict[str, float]
     items: np.ndarray
+    split: str
 
     @property
     def score(self) -> float:
@@ -73,6 +74,9 @@ class Task(Protocol):
 
     def evaluate(self, model: Model, split: str) -> Evaluation:
         """Score the model, in evaluation mode and without gradients, on every item of a split."""
+
+    def chance(self, split: str) -> float:
+        """Return the score of the best constant answer, or of guessing."""
 
     def labels(self) -> dict[str, str]:
         """Return what a model needs beside its weights to be scored elsewhere, such as the answers' order."""

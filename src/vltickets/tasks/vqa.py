@@ -87,7 +87,7 @@ class VqaTask:
             best = model.head(model.backbone(inputs).pooled).argmax(-1).cpu().numpy()
             items[examples] = data.scores[examples, best]
         metrics = {"accuracy": float(items.mean()), **mean_by(items, data.kinds, "accuracy")}
-        return Evaluation("accuracy", metrics, items)
+        return Evaluation("accuracy", metrics, items, split)
 
     def chance(self, split: str) -> float:
         """Return the score of the best constant answer."""

@@ -36,6 +36,7 @@ class HoldZeros:
 
     def before_step(self, model: nn.Module) -> None:
         """Zero the gradients of pruned weights."""
+        self.masks = [mask.to(weight.device) for weight, mask in zip(self.weights, self.masks, strict=True)]
         pairs = [(weight.grad, mask) for weight, mask in zip(self.weights, self.masks, strict=True)]
         present = [(grad, mask) for grad, mask in pairs if grad is not None]
         _multiply([grad for grad, _ in present], [mask for _, mask in present])

@@ -57,20 +57,26 @@ def find_ticket(
 ) -> Mask:
     """Find a ticket of any module by iterative magnitude pruning in your own loop, and leave the module as a ticket.
 
-    `train(model, hold)` trains the module in place; it must call `hold.before_step(model)` after the backward pass and
-    `hold.after_step(model)` after the optimiser's step. Every round starts from the weights the module came with; at
-    the end the module holds m⊙θ₀. Levels: 10 % of the original weights a round up to `sparsity`, unless given.
-    `prunable` names the weights to prune: every `nn.Linear` weight unless given.
+    `train(model, hold)` trains the module in place, with an optimiser made anew at each call; it must call
+    `hold.before_step(model)` after the backward pass and `hold.after_step(model)` after the optimiser's step. Every
+    round starts from the weights the module came with; at the end the module holds m⊙θ₀. The rounds' sparsities are
+    `levels`, or 10 % of the original weights a round up to `sparsity` (0.9 unless given). `prunable` names the weights
+    to prune: every `nn.Linear` weight unless given. Raises `UserError` before any training where both or odd levels
+    are given, or nothing is prunable.
     """
+    if levels is not None and sparsity is not None:
+        raise UserError("find_ticket takes a sparsity or levels, not both: the last level is the sparsity")
     if levels is None:
         end = 0.9 if sparsity is None else sparsity
         levels = (*(level for level in linear(0.1, 0.9) if level < end), end)
     start = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     weights = (prunable or linear_weights)(model)
+    if not weights:
+        raise UserError("this module has nothing prunable: no linear layer; name its weights with `prunable`")
     dense = Mask.dense({name: tuple(weight.shape) for name, weight in weights.items()})
     levels = tuple(levels)
-    if list(levels) != sorted(levels):
-        raise UserError(f"the levels {levels} do not rise: pruned weights do not come back")
+    if not levels or list(levels) != sorted(levels):
+        raise UserError(f"the levels {levels} must be some, and rise: pruned weights do not come back")
     for level in levels:  # before any training: a search may take days
         zeros_at(level, dense.total)
 

@@ -25,7 +25,7 @@ TICKET_FORMAT = 1
 class Ticket:
     """A mask and its provenance.
 
-    `provenance`: `prune` and `train`, the digests of the nodes that found and tested it, `start`, `task` and `recipe`
+    `provenance`: `mask` and `train`, the digests of the nodes that found and tested it, `start`, `task` and `recipe`
     as canonical JSON, `metrics` of the test. `weights` (names `backbone.*` and `head.*`) and `labels` are of the tested
     model: with them it can be scored anywhere.
     """

@@ -54,7 +54,6 @@ def train(
     checkpoint: Path | None = None,
     handover: Path | None = None,
     progress: Progress | None = None,
-    accelerator: Accelerator | None = None,
 ) -> Checkpoint:
     """Train `model` in place from `first_step` to `last_step` (the recipe's end unless given).
 
@@ -64,7 +63,7 @@ def train(
     `Diverged` when the loss is not finite.
     """
     torch.set_num_threads(recipe.threads)
-    accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
     optimizer = build_optimizer(model, recipe)
     wrapped, stepper = accelerator.prepare(model, optimizer)
     state = load_checkpoint(checkpoint, model, optimizer) if checkpoint else None
@@ -81,6 +80,9 @@ def train(
         # Not accelerate's own autocast: its precision is fixed for the whole process, a recipe's is not.
         with torch.autocast(model.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
             loss = task.loss(wrapped, batch)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise Diverged(f"the loss is {value} at step {step}; try a lower learning rate or a longer warm-up")
         accelerator.backward(loss)
         for hook in hooks:
             hook.before_step(model)
@@ -92,9 +94,6 @@ def train(
             hook.after_step(model)
         stepper.zero_grad()
 
-        value = loss.item()
-        if not math.isfinite(value):
-            raise Diverged(f"the loss is {value} at step {step}; try a lower learning rate or a longer warm-up")
         state.note(step, value, point=point, end=recipe.steps)
         state.seconds = time.perf_counter() - started
         if progress is not None:
