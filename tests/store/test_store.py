@@ -201,7 +201,7 @@ def test_a_finished_result_comes_back_as_it_was(store: Store) -> None:
     assert np.array_equal(store.arrays(DENSE.digest, "items")["score"], SCORES)
     assert np.array_equal(store.weights(DENSE.digest)["head.w"], np.ones(3))
     assert store.labels(DENSE.digest) == {"answers": "yes\nno"}
-    assert store.study("first") == {"cells": [DENSE.digest, SECOND.digest]}
+    assert store.study("first") == {"format": 1, "cells": [DENSE.digest, SECOND.digest]}
     assert Store(store.root).node(SECOND.digest) == SECOND
 
 

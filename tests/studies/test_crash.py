@@ -87,6 +87,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]
         (TRAINING, 55),
         (PRUNING, 1),
         (PRUNING, 2),
+        (WRITING, 1),
         (WRITING, 40),
         (WRITING, 75),
         (WRITING, 150),
@@ -130,3 +131,18 @@ def test_what_is_done_is_not_done_again(uninterrupted: dict[str, object], tmp_pa
     before = {path: path.stat().st_mtime_ns for path in (store / "runs").rglob("*") if path.is_file()}
     run(store)
     assert {path: path.stat().st_mtime_ns for path in (store / "runs").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.study
+def test_a_rewound_search_runs_and_its_dense_run_goes_on_from_step_i_with_the_same_bits(
+    uninterrupted: dict[str, object], tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    done = subprocess.run(
+        [sys.executable, "-m", "vltickets", *command(store), "--set", "rewind=0.5"], capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    found = bits(store)
+    dense = [key for key in uninterrupted if key in found]
+    assert len(dense) > 8  # all but the rewound rounds are the very same nodes
+    assert {key: found[key] for key in dense} == {key: uninterrupted[key] for key in dense}

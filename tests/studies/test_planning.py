@@ -77,6 +77,16 @@ def test_a_rewound_search_starts_every_round_from_step_i_of_the_dense_run() -> N
     assert named["imp", 0.5, 0].start == start
 
 
+def test_the_whole_run_waits_for_its_own_step_i_and_goes_on_from_it(tmp_path: Path) -> None:
+    found = cells("rewind=0.5")
+    full = by_name(found)["full", 0.0, 0]
+    work = plan([cell.node for cell in found], Store(tmp_path / "store"))
+    order = [item.node for item in work]
+    stopped = changed(full, until=10)
+    assert order.index(stopped) < order.index(full)
+    assert stopped.digest in next(item.after for item in work if item.node == full)
+
+
 def finish(store: Store, node: Train | Prune) -> None:
     store.finish(node, Record(node.digest, node.kind, {}, {}), {})
 

@@ -45,6 +45,10 @@ def demo(
     """Find a ticket in the embedded world, test it against the baselines, and write report.html."""
     chosen = [*(settings or []), *(['start="pretrained"'] if pretrain else [])]
     study = load_study(preset, tuple(chosen))
+    if study.data != "world":
+        raise UserError(
+            f"the demo runs in the embedded world; for {preset} use: vltickets study run {preset} --data DIR"
+        )
     name = Path(preset).stem
     _run(name, study, Store(out / "store"), None, workers, as_json, page=out / "report.html", ticket=True)
     _save_ticket(name, study, Store(out / "store"), out, as_json)
@@ -187,6 +191,8 @@ def _save_ticket(name: str, study: Study, store: Store, out: Path, quiet: bool) 
     from vltickets.studies.scoring import ticket_of
     from vltickets.tickets import save_ticket
 
+    if not study.quoted:
+        return
     cells = store.study(name)["cells"]
     wanted = {"baseline": "imp", "sparsity": study.quoted[-1], "seed": study.seeds[0]}
     digest = next((cell["node"] for cell in cells if wanted.items() <= cell.items()), None)

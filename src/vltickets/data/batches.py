@@ -1,7 +1,8 @@
 """Which examples make up a step's batch: a pure function of (seed, step), so that a run can go on from any step.
 
 As in the official UNITER code: a batch is a budget of tokens, counted as longest × examples; lengths are sorted within
-buckets of 8,192 shuffled examples, so that little is padded; a bucket's incomplete last batch is left out.
+buckets of 8,192 shuffled examples, so that little is padded; a bucket's last batch, its longest examples, is left out
+(officially the incomplete one).
 """
 
 from __future__ import annotations

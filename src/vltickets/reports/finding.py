@@ -6,6 +6,7 @@ from vltickets.reports import wording
 from vltickets.reports.results import DENSE, Results, Row
 
 NOTABLE = 1.01  # of the dense score: as far above it as a relaxed ticket may lie below
+UNSTABLE = 0.05  # of the dense score, one standard deviation over seeds
 
 
 def finding(results: Results) -> list[str]:
@@ -32,7 +33,7 @@ def finding(results: Results) -> list[str]:
 def warnings(results: Results) -> list[str]:
     """Return what a careful reader must know besides the finding; an empty list is the best case."""
     checks = (_unfinished, _few_seeds, _under_trained, _beats_dense, _random_passes, _blind_as_good)
-    return [text for check in checks if (text := check(results))]
+    return [text for check in (*checks, _gate_linear, _gate_theta0, _unstable_dense) if (text := check(results))]
 
 
 def _passing(results: Results, row: Row) -> str:
@@ -151,6 +152,42 @@ def _blind_as_good(results: Results) -> str:
     if full is None or blind is None or not full.mean or blind.mean is None or blind.mean < 0.99 * full.mean:
         return ""
     return "The blind model scores as well as the dense one: this task, as trained here, does not need the picture."
+
+
+def _gate_linear(results: Results) -> str:
+    """A dense model that a linear one beats is no ground for tickets."""
+    full, linear = results.row(DENSE), results.row("ridge")
+    if full is None or linear is None or full.mean is None or linear.mean is None:
+        return ""
+    reached = "reached" if full.mean > linear.mean else "missed"
+    return (
+        f"Gate {reached}: the dense model scores {wording.mean_and_std(full.mean, full.std)} %,"
+        f" a linear model on the same items {wording.score(linear.mean)} %."
+    )
+
+
+def _gate_theta0(results: Results) -> str:
+    """Where fine-tuning adds nothing, the task mostly asks whether θ₀ survives pruning and can be repaired."""
+    full, start = results.row(DENSE), results.row("theta0")
+    if full is None or start is None or full.mean is None or start.mean is None:
+        return ""
+    scores = f"{wording.mean_and_std(full.mean, full.std)} % after fine-tuning, {wording.score(start.mean)} % before"
+    if full.mean > start.mean:
+        return f"Gate reached: fine-tuning adds something over θ₀ ({scores})."
+    return (
+        f"Gate missed: fine-tuning adds nothing over θ₀ ({scores}),"
+        " so this task mostly asks whether θ₀ survives pruning and can be repaired."
+    )
+
+
+def _unstable_dense(results: Results) -> str:
+    full = results.row(DENSE)
+    if full is None or not full.mean or full.std is None or full.std < UNSTABLE * full.mean:
+        return ""
+    return (
+        f"The dense model is not stable over seeds ({wording.mean_and_std(full.mean, full.std)} %):"
+        " the protocol looks for no tickets on such a task, because its table is seed noise."
+    )
 
 
 def _count(number: int, noun: str) -> str:

@@ -20,20 +20,29 @@ HEADER = (
 
 def markdown_table(results: Results) -> str:
     """Return the rows as a Markdown table; scores are in per cent, differences in points, runs by their digests."""
+    others = _other_metrics(results)
+    header = (*HEADER[:3], *others, *HEADER[3:])
     lines = [
-        f"| {' | '.join(HEADER)} |",
-        f"|{'|'.join('---' if name in ('baseline', 'verdict', 'runs') else '---:' for name in HEADER)}|",
+        f"| {' | '.join(header)} |",
+        f"|{'|'.join('---' if name in ('baseline', 'verdict', 'runs') else '---:' for name in header)}|",
     ]
-    lines += [f"| {' | '.join(_escaped(cell) for cell in _cells(row, results))} |" for row in results.rows]
+    lines += [f"| {' | '.join(_escaped(cell) for cell in _cells(row, results, others))} |" for row in results.rows]
     return "\n".join(lines) + "\n"
 
 
-def _cells(row: Row, results: Results) -> list[str]:
+def _other_metrics(results: Results) -> list[str]:
+    """Return the metrics beside the headline, such as the mean reciprocal rank; not those of groups of items."""
+    names = {name for row in results.rows for name in row.metrics if "/" not in name}
+    return sorted(names - {"score", results.metric})
+
+
+def _cells(row: Row, results: Results, others: list[str]) -> list[str]:
     share = results.share_of_full(row)
     return [
         row.baseline,
         wording.percent(row.sparsity),
         wording.mean_and_std(row.mean, row.std),
+        *(wording.score(row.metrics[name]) if name in row.metrics else "–" for name in others),
         wording.seeds(row.seeds, row.missing),
         "–" if share is None else wording.percent(share, 1),
         wording.interval(row.verdict),

@@ -73,6 +73,10 @@ def _metric_text(value: float | None) -> str:
 
 def _costs(results: Results) -> Iterator[Cost]:
     counted: set[str] = set()
+    for name, chosen in (("pre-training", "train"), ("pruning and other masks", "")):
+        seconds = [record.seconds for record in results.ancestors if (record.kind == "train") == bool(chosen)]
+        if seconds:
+            yield Cost(name, len(seconds), sum(seconds))
     for baseline in dict.fromkeys(row.baseline for row in results.rows if row.runs):
         digests = {run.digest for row in results.rows_of(baseline) for run in row.runs if run.digest in results.records}
         new = digests - counted

@@ -63,11 +63,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Results:
-    """All that a report says: the study as planned, its rows in the order of the table, and the finished records."""
+    """All that a report says: the study as planned, its rows in the order of the table, and the finished records.
+
+    `ancestors` are the finished records of what the cells needed besides each other: pre-training and masks.
+    """
 
     study: Mapping[str, Any]
     rows: tuple[Row, ...]
     records: Mapping[str, Record]
+    ancestors: tuple[Record, ...] = ()
 
     @property
     def title(self) -> str:
@@ -133,7 +137,9 @@ def read_results(store: Store, name: str) -> Results:
     chance = study.get("chance")
     if chance is not None and all(row.baseline != "chance" for row in [*rows, *extra]):
         extra.append(Row("chance", 0.0, float(chance), None, 0))
-    return Results(study, tuple(sorted([*rows, *extra], key=_place)), records)
+    others = set(store.with_ancestors(records)) - {digest for *_, digest in cells}
+    ancestors = tuple(store.record(digest) for digest in sorted(others) if _is_finished(store, digest))
+    return Results(study, tuple(sorted([*rows, *extra], key=_place)), records, ancestors)
 
 
 def rows_as_json(results: Results) -> list[dict[str, Any]]:

@@ -18,8 +18,8 @@ from vltickets.specs.tasks import TaskSpec
 class Recipe(Spec):
     """How a model is trained. The defaults follow the official UNITER fine-tuning code where it has one.
 
-    A batch is a budget of tokens (words and regions together), as officially; `examples` instead of it fixes the
-    number of examples. Learning rate: linear warm-up over `warmup` of the steps, then linear decay to 0.
+    A batch is a budget of tokens (words and regions together), as officially. Learning rate: linear
+    warm-up over `warmup` of the steps, then linear decay to 0.
     `threads` is here because sums, and so bits, depend on it.
     """
 

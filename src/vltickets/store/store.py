@@ -57,7 +57,7 @@ class Store:
         marker = root / "store.json"
         if marker.exists():
             check_format(_read_json(marker), f"the store {root}")
-        elif root.exists() and (not root.is_dir() or any(root.iterdir())):
+        elif root.exists() and (not root.is_dir() or any(map(_is_foreign, root.iterdir()))):
             raise UserError(f"{root} is not a store, and not empty; name an empty or a new folder")
 
     def prepare(self) -> None:
@@ -236,7 +236,7 @@ class Store:
     def put_study(self, name: str, value: Mapping[str, Any]) -> None:
         """Keep which node stands in which cell of a study, for `report` and `study status`."""
         check_study_name(name)
-        write_file(self.root / "studies" / f"{name}.json", _json_bytes(dict(value)))
+        write_file(self.root / "studies" / f"{name}.json", _json_bytes({"format": FORMAT, **value}))
 
     def study(self, name: str) -> dict[str, Any]:
         """Return a study's cells as `put_study` kept them."""
@@ -244,11 +244,20 @@ class Store:
         if not path.exists():
             known = ", ".join(self.studies()) or "none yet"
             raise UserError(f"{self.root} has no study {name!r} (it has: {known}); `vltickets study run` makes it")
-        return _read_json(path)
+        value = _read_json(path)
+        check_format(value, str(path))
+        if not isinstance(value.get("cells"), list):
+            raise UserError(f"{path} is corrupted: it has no list of cells; delete it and run the study again")
+        return value
 
     def studies(self) -> list[str]:
         """Return the names of the studies that were planned in this store."""
         return sorted(path.stem for path in (self.root / "studies").glob("*.json"))
+
+
+def _is_foreign(path: Path) -> bool:
+    """Is this not what a writer leaves that was killed while it made the store?"""
+    return not path.name.startswith(".store.json.")
 
 
 def check_study_name(name: str) -> None:

@@ -118,6 +118,8 @@ class Study(Spec):
         stages = self.pretraining if self.start == "pretrained" else None
         if "text-only" in self.baselines and stages is not None and stages.text is None:
             raise ValueError("the baseline text-only needs a table [pretraining.text]: the weights θ₀ started from")
+        if self.start == "shipped" and (self.backbone, self.data) != ("tiny", "world"):
+            raise ValueError("start = 'shipped' is for the tiny backbone in the embedded world; use 'pretrained'")
         if self.data == "world" and self.split not in ("dev", "test"):
             raise ValueError(f"split = {self.split!r}: the embedded world is scored on dev or test")
         if self.start == "pretrained" and self.pretraining is None:

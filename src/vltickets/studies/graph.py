@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from vltickets.specs import Node, OneShot, Prune, Rewound, Shuffled, Start, Train, Trained, parents
+from vltickets.specs import Node, OneShot, Prune, Rewound, Shuffled, Start, Train, Trained, changed, parents
 from vltickets.store import Store
 
 
@@ -51,8 +51,31 @@ def plan(nodes: Iterable[Node], store: Store, *, weights: Collection[str] = ()) 
             stack.append((node, need_weights, True))
             weighty = _weights_needed(node)
             stack.extend((parent, parent.digest in weighty, False) for parent in parents(node)[::-1])
-    listed = {node.digest for node in order}
-    return [Work(node, tuple(p.digest for p in parents(node) if p.digest in listed)) for node in order]
+    return _with_edges(order)
+
+
+def _with_edges(order: Sequence[Node]) -> list[Work]:
+    """Return the work with what each node waits for. A whole run waits for its own θᵢ, and goes on from it."""
+    listed = {node.digest: node for node in order}
+    stopped: dict[str, Node] = {}
+    for node in order:
+        if isinstance(node, Train) and node.until is not None:
+            stopped[changed(node, until=None).digest] = node
+    done: dict[str, Work] = {}
+
+    def after(node: Node) -> list[Node]:
+        needed = [parent for parent in parents(node) if parent.digest in listed]
+        return [*needed, *([stopped[node.digest]] if node.digest in stopped else [])]
+
+    stack = list(order)[::-1]
+    while stack:
+        node = stack.pop()
+        missing = [parent for parent in after(node) if parent.digest not in done]
+        if missing:
+            stack += [node, *missing]
+        elif node.digest not in done:
+            done[node.digest] = Work(node, tuple(parent.digest for parent in after(node)))
+    return list(done.values())
 
 
 def steps_of(node: Train) -> int:

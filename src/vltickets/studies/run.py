@@ -51,6 +51,8 @@ def plan_study(
     """
     started = time.perf_counter()
     check_study_name(name)
+    if name in store.studies():
+        store.study(name)  # a damaged or newer one is refused before anything is written
     data = _data(study, store, folder)
     store.prepare()
     open_source(data, store)
@@ -96,7 +98,6 @@ def note_study(
     store.put_study(
         planned.name,
         {
-            "format": 1,
             "study": study.study,
             "name": planned.name,
             "title": study.title,
@@ -123,8 +124,8 @@ def _earlier(planned: Planned, store: Store) -> tuple[dict[str, float], list[dic
     """Return the phases' seconds and the reference rows of earlier sittings, if they were of the very same study."""
     if planned.name in store.studies():
         noted = store.study(planned.name)
-        if noted["recipe"] == planned.study.model_dump(mode="json"):
-            return dict(noted["phases"]), list(noted["extra_rows"])
+        if noted.get("recipe") == planned.study.model_dump(mode="json"):
+            return dict(noted.get("phases", {})), list(noted.get("extra_rows", []))
     return {}, []
 
 

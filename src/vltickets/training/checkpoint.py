@@ -62,9 +62,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
             prefix = f"optimizer.{name}."
             values = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
             if values:
-                state[weight] = {
-                    key: value if key == "step" else value.to(weight.device) for key, value in values.items()
-                }
+                state[weight] = {key: value.to(weight.device) for key, value in values.items()}
     total, count = json.loads(metadata["sums"])
     return Checkpoint(
         step=int(metadata["step"]),

@@ -86,7 +86,9 @@ def train(
         accelerator.backward(loss)
         for hook in hooks:
             hook.before_step(model)
-        accelerator.clip_grad_norm_(wrapped.parameters(), recipe.clip)
+        norm = accelerator.clip_grad_norm_(wrapped.parameters(), recipe.clip)
+        if not math.isfinite(float(norm)):
+            raise Diverged(f"the gradient is not finite at step {step}; try a lower learning rate or a longer warm-up")
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * learning_rate(step, recipe)
         stepper.step()
