@@ -144,7 +144,7 @@ class Store:
         folder = self.root / "runs" / node.digest
         if not write_folder(folder, {**files, "record.json": whole}) and not self.has(node):
             raise UserError(f"{folder} is there without a record; delete it to run {node.digest} again")
-        shutil.rmtree(self.root / "work" / node.digest, ignore_errors=True)
+        self.end_work(node.digest)
 
     def record(self, digest: str) -> Record:
         """Return a finished record; a missing, newer or corrupted one is a `UserError` that says what to do."""
@@ -211,6 +211,10 @@ class Store:
     def work(self, digest: str) -> Path:
         """Return the folder for a run's checkpoints; it goes when the run is finished."""
         return self.root / "work" / digest
+
+    def end_work(self, digest: str) -> None:
+        """Remove a run's checkpoints."""
+        shutil.rmtree(self.work(digest), ignore_errors=True)
 
     @contextmanager
     def lease(self, digest: str) -> Iterator[bool]:

@@ -62,7 +62,9 @@ def _run_train(node: Train, store: Store, progress: Progress | None) -> None:
     evaluation = evaluate(model, task, node.task.split, threads=node.recipe.threads)
     weights = {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
     store.put_weights(node, weights, {"vocabulary": source.vocabulary.text(), **task.labels()})
-    if not store.has(node):  # else it was imported, and only the weights were wanted
+    if store.has(node):  # it was imported, and only the weights were wanted
+        store.end_work(node.digest)
+    else:
         store.finish(node, _train_record(node, state, evaluation), {"items": {"score": _compact(evaluation.items)}})
 
 
