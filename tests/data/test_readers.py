@@ -376,3 +376,16 @@ def background_share(shared: Path) -> float:
     table = parquet.read_table(shared / "data" / "features" / "flickr8k" / "dev.parquet", columns=["soft_labels"])
     labels = np.frombuffer(b"".join(table["soft_labels"].to_pylist()), dtype=np.uint8).reshape(-1, 81).astype(float)
     return float((labels[:, -1] / labels.sum(1)).mean())
+
+
+def test_a_folder_that_changed_since_it_was_registered_is_refused(small_world: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(small_world, folder)
+    store = Store(tmp_path / "store")
+    spec = register_folder(folder, store)
+    assert open_source(spec, store).folder == folder
+    open_source.cache_clear()
+    with (folder / "vqa" / "ans2label.json").open("a") as file:
+        file.write("\n")
+    with pytest.raises(UserError, match="changed since this study was planned"):
+        open_source(spec, store)

@@ -66,7 +66,12 @@ def open_source(spec: DataSpec, store: Store) -> Source:
     note = store.root / "data" / f"{spec.digest}.json"
     if not note.exists():
         raise UserError(f"the data of this run (fingerprint {spec.fingerprint}) is not known here; name it with --data")
-    folder = Path(json.loads(note.read_text())["folder"])
+    known = json.loads(note.read_text())
+    folder = Path(known["folder"])
+    if _states(folder, spec.layout) != known["files"]:
+        raise UserError(
+            f"the files in {folder} changed since this study was planned; plan it again with --data {folder}"
+        )
     return open_folder(folder, spec.layout, read_vocabulary(store.root / "data" / f"{spec.digest}.vocab.txt"))
 
 
@@ -107,9 +112,16 @@ def register_folder(folder: Path, store: Store) -> Folder:
             total.update(hashlib.file_digest(file, "sha256").digest())
     spec = Folder(layout="flickr8k" if layout == "flickr8k" else "official", fingerprint=total.hexdigest()[:20])
     vocabulary = _folder_vocabulary(folder, layout)
+    about = {"folder": str(folder.resolve()), "files": _states(folder, layout)}
     write_file(store.root / "data" / f"{spec.digest}.vocab.txt", vocabulary.text().encode())
-    write_file(store.root / "data" / f"{spec.digest}.json", json.dumps({"folder": str(folder.resolve())}).encode())
+    write_file(store.root / "data" / f"{spec.digest}.json", json.dumps(about).encode())
     return spec
+
+
+def _states(folder: Path, layout: str) -> dict[str, list[int]]:
+    """Return size and time of change of each file: whether the bytes behind a fingerprint may have changed."""
+    found = {str(path.relative_to(folder)): path.stat() for path in _files(folder, layout) if path.exists()}
+    return {name: [state.st_size, state.st_mtime_ns] for name, state in sorted(found.items())}
 
 
 def _files(folder: Path, layout: str) -> list[Path]:

@@ -126,11 +126,11 @@ class _Worker:
         """Hand over a node."""
         self.digest = digest
         assert self.process.stdin is not None
-        try:
+        with suppress(
+            BrokenPipeError
+        ):  # it died between two nodes: its reader reports that, and another takes the node
             self.process.stdin.write(digest + "\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it died between two nodes: its reader reports that, and the node is given to another
 
     def _read(self) -> None:
         assert self.process.stdout is not None
