@@ -90,7 +90,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]
         (WRITING, 1),
         (WRITING, 40),
         (WRITING, 75),
-        (WRITING, 150),
+        (WRITING, 130),
     ],
 )
 def test_killed_and_run_again_it_has_the_same_bits(
