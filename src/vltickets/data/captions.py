@@ -11,7 +11,7 @@ import numpy as np
 
 from vltickets.data.ragged import Ragged
 from vltickets.data.records import field, read_json
-from vltickets.data.regions import Regions, read_regions
+from vltickets.data.regions import Regions, find_regions
 from vltickets.data.vocabulary import Vocabulary
 from vltickets.errors import UserError
 
@@ -29,7 +29,7 @@ class Captions:
 def read_coco_captions(folder: Path, split: str, vocabulary: Vocabulary, longest: int) -> Captions:
     """Read `captions_SPLIT.json` in COCO's format (field `foil`: ours, optional) and the split's regions."""
     path = folder / f"captions_{split}.json"
-    regions = read_regions(folder / f"regions_{split}.safetensors")
+    regions = find_regions(folder, split)
     texts, foils, images = [], [], []
     for number, item in enumerate(field(read_json(path), "annotations", list, str(path))):
         where = f"{path}, annotation {number}"

@@ -9,7 +9,7 @@ import numpy as np
 
 from vltickets.data.ragged import Ragged
 from vltickets.data.records import field, read_json_lines
-from vltickets.data.regions import Regions, read_regions
+from vltickets.data.regions import Regions, find_regions
 from vltickets.data.vocabulary import Vocabulary
 from vltickets.errors import UserError
 
@@ -31,7 +31,7 @@ def read_nlvr2(folder: Path, split: str, vocabulary: Vocabulary, longest: int) -
     An identifier is split-set-pair-sentence; its images' regions are named `nlvr2_split-set-pair-img0.npz` and `-img1`.
     Raises `UserError` naming file, line and field.
     """
-    regions = read_regions(folder / f"regions_{split}.safetensors")
+    regions = find_regions(folder, split)
     identifiers, texts, images, labels = [], [], [], []
     for where, record in read_json_lines(folder / f"{split}.json"):
         identifier = field(record, "identifier", str, where)

@@ -94,6 +94,11 @@ def read_regions(path: Path) -> Regions:
     )
 
 
+def find_regions(folder: Path, name: str) -> Regions:
+    """Return the regions `regions_NAME` of a task's folder."""
+    return read_regions(folder / f"regions_{name}.safetensors")
+
+
 def soft_targets(regions: Regions, images: np.ndarray) -> torch.Tensor:
     """Return the padded soft labels [images, regions, classes], each region's summing to 1."""
     labels, mask = regions.soft_labels.padded(images)

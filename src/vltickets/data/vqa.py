@@ -10,7 +10,7 @@ import numpy as np
 
 from vltickets.data.ragged import Ragged
 from vltickets.data.records import field, read_json
-from vltickets.data.regions import Regions, read_regions
+from vltickets.data.regions import Regions, find_regions
 from vltickets.data.vocabulary import Vocabulary
 from vltickets.errors import UserError
 
@@ -48,7 +48,7 @@ def read_vqa(folder: Path, split: str, vocabulary: Vocabulary, answers: list[str
     annotations_path = folder / f"v2_mscoco_{split}_annotations.json"
     questions = field(read_json(questions_path), "questions", list, str(questions_path))
     annotations = field(read_json(annotations_path), "annotations", list, str(annotations_path))
-    regions = read_regions(folder / f"regions_{split}.safetensors")
+    regions = find_regions(folder, split)
     by_id = {
         field(item, "question_id", int, f"{annotations_path}, annotation {number}"): (number, item)
         for number, item in enumerate(annotations)
