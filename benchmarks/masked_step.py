@@ -19,7 +19,7 @@ from vltickets.backbones import build_backbone, initialise_module
 from vltickets.data import Inputs
 from vltickets.specs import Recipe, Uniter
 from vltickets.tasks import Model
-from vltickets.tasks.vqa import VqaHead, vqa_loss
+from vltickets.tasks.answering import AnswerHead, answer_loss
 from vltickets.tickets import HoldZeros, Mask, prune, random_scores
 from vltickets.training import build_optimizer
 
@@ -49,7 +49,7 @@ def step(
         forget(optimizer, hold)
     targets = torch.rand(len(inputs.tokens), ANSWERS)
     started = time.perf_counter()
-    vqa_loss(model.head(model.backbone(inputs).pooled), targets).sum(-1).mean().backward()
+    answer_loss(model.head(model.backbone(inputs).pooled), targets).sum(-1).mean().backward()
     if hold is not None and variant != "weights":
         hold.before_step(model)
     nn.utils.clip_grad_norm_(model.parameters(), 2.0)
@@ -80,7 +80,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     backbone = build_backbone(Uniter(), vocabulary=WORDS, region_width=WIDTH, dropout=0.1)
-    model = Model(backbone, VqaHead(768, ANSWERS))
+    model = Model(backbone, AnswerHead(768, ANSWERS))
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         initialise_module(module, generator, 0.02)

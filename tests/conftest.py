@@ -88,7 +88,7 @@ def build(task_of: Callable[[str], Task], source: Source, tmp_path: Path) -> Bui
             vocabulary=len(source.vocabulary),
             region_width=task.region_width(),
             dropout=dropout,
-            type_count=task.type_count,
+            type_count=len(task.type_rows),
         )
         model = Model(backbone, task.head(TOY.hidden, dropout))
         recipe = Recipe(steps=1, learning_rate=0.1)

@@ -42,17 +42,25 @@ class UniterBackbone(nn.Module):
 
     def forward(self, inputs: Inputs) -> Outputs:
         """Return the last layer's states of words and regions, and the pooled [CLS]."""
-        text = self.embeddings(inputs.tokens)
-        if inputs.features.shape[1]:
-            types = self.embeddings.token_type_embeddings(inputs.region_types)
-            regions = self.img_embeddings(inputs.features, inputs.boxes, types, inputs.hidden_regions)
-            joint = torch.cat([text, regions], dim=1)
-        else:
-            joint = text
+        text = self.embeddings(inputs.tokens, inputs.token_types)
+        joint = torch.cat([text, self.embed_regions(inputs)], dim=1) if inputs.features.shape[1] else text
         mask = torch.cat([inputs.token_mask, inputs.region_mask], dim=1)
-        bias = (~mask)[:, None, None, :].to(joint.dtype) * MASKED_SCORE
-        sequence = self.encoder(joint, bias)
+        sequence = self.encoder(joint, padding_bias(mask, joint.dtype))
         return Outputs(sequence=sequence, pooled=self.pooler(sequence), mask=mask, text=inputs.tokens.shape[1])
+
+    def embed_regions(self, inputs: Inputs) -> torch.Tensor:
+        """Return the regions' embeddings [b, r, d]; they take their type from the text's table."""
+        types = self.embeddings.token_type_embeddings(inputs.region_types)
+        embedded: torch.Tensor = self.img_embeddings(inputs.features, inputs.boxes, types, inputs.hidden_regions)
+        return embedded
+
+    def pool_embedded(self, joint: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return the pooled [CLS] [b, d] of embeddings [b, j, d] made before: what scoring many pairs needs.
+
+        The same numbers as `forward`'s, for less work: nothing but [CLS] is computed in the last layer.
+        """
+        pooled: torch.Tensor = self.pooler(self.encoder.first(joint, padding_bias(mask, joint.dtype)))
+        return pooled
 
     def prunable(self) -> dict[str, nn.Parameter]:
         """Return the weights a mask covers, by name: the encoder's matrices and the pooler (official-models 7.1).
@@ -84,10 +92,11 @@ class TextEmbeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(spec.hidden, eps=LAYER_NORM_EPS)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Embed tokens [b, t] as [b, t, d]; texts have type 0."""
+    def forward(self, tokens: torch.Tensor, types: torch.Tensor | None = None) -> torch.Tensor:
+        """Embed tokens [b, t] as [b, t, d]; texts have type 0 unless `types` [b, t] says otherwise."""
         positions = self.position_embeddings.weight[: tokens.shape[1]]
-        embedded = self.word_embeddings(tokens) + positions + self.token_type_embeddings.weight[0]
+        segment = self.token_type_embeddings.weight[0] if types is None else self.token_type_embeddings(types)
+        embedded = self.word_embeddings(tokens) + positions + segment
         out: torch.Tensor = self.dropout(self.LayerNorm(embedded))
         return out
 
@@ -129,6 +138,13 @@ class Encoder(nn.Module):
             states = layer(states, bias)
         return states
 
+    def first(self, states: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Return the last layer's state of the first token alone [b, 1, d]."""
+        for layer in self.layer[:-1]:
+            states = layer(states, bias)
+        last: torch.Tensor = self.layer[-1](states, bias, 1)
+        return last
+
 
 class Layer(nn.Module):
     """Self-attention and feed-forward, each followed by dropout, residual and LN."""
@@ -139,9 +155,9 @@ class Layer(nn.Module):
         self.intermediate = Dense(spec.hidden, spec.intermediate)
         self.output = ResidualDense(spec.intermediate, spec.hidden, dropout)
 
-    def forward(self, states: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """Return the layer's states [b, j, d]."""
-        attended = self.attention(states, bias)
+    def forward(self, states: torch.Tensor, bias: torch.Tensor, wanted: int | None = None) -> torch.Tensor:
+        """Return the layer's states [b, j, d], or those of the first `wanted` tokens only."""
+        attended = self.attention(states, bias, wanted)
         out: torch.Tensor = self.output(F.gelu(self.intermediate.dense(attended)), attended)
         return out
 
@@ -154,9 +170,9 @@ class Attention(nn.Module):
         self.self = SelfAttention(spec, dropout)
         self.output = ResidualDense(spec.hidden, spec.hidden, dropout)
 
-    def forward(self, states: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """Return attended states [b, j, d]."""
-        out: torch.Tensor = self.output(self.self(states, bias), states)
+    def forward(self, states: torch.Tensor, bias: torch.Tensor, wanted: int | None = None) -> torch.Tensor:
+        """Return attended states [b, j, d] of the first `wanted` tokens."""
+        out: torch.Tensor = self.output(self.self(states, bias, wanted), states[:, :wanted])
         return out
 
 
@@ -171,21 +187,21 @@ class SelfAttention(nn.Module):
         self.key = nn.Linear(spec.hidden, spec.hidden)
         self.value = nn.Linear(spec.hidden, spec.hidden)
 
-    def forward(self, states: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """Return the heads' outputs side by side [b, j, d]."""
-        b, j, d = states.shape
+    def forward(self, states: torch.Tensor, bias: torch.Tensor, wanted: int | None = None) -> torch.Tensor:
+        """Return the heads' outputs side by side [b, j, d], for the first `wanted` tokens."""
+        b, _, d = states.shape
 
         def split(projected: torch.Tensor) -> torch.Tensor:
-            return projected.view(b, j, self.heads, d // self.heads).transpose(1, 2)
+            return projected.view(b, -1, self.heads, d // self.heads).transpose(1, 2)
 
         context = F.scaled_dot_product_attention(
-            split(self.query(states)),
+            split(self.query(states[:, :wanted])),
             split(self.key(states)),
             split(self.value(states)),
             attn_mask=bias,
             dropout_p=self.probability if self.training else 0.0,
         )
-        return context.transpose(1, 2).reshape(b, j, d)
+        return context.transpose(1, 2).reshape(b, -1, d)
 
 
 class Dense(nn.Module):
@@ -221,6 +237,11 @@ class Pooler(nn.Module):
     def forward(self, sequence: torch.Tensor) -> torch.Tensor:
         """Return [b, d]."""
         return torch.tanh(self.dense(sequence[:, 0]))
+
+
+def padding_bias(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return what is added to attention scores [b, 1, 1, j]: 0 at valid places, -10,000 at padding."""
+    return (~mask)[:, None, None, :].to(dtype) * MASKED_SCORE
 
 
 def initialise_module(module: nn.Module, generator: torch.Generator, std: float) -> None:

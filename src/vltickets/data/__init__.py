@@ -2,18 +2,22 @@
 
 from vltickets.data.batches import BatchPlan, cut_batches
 from vltickets.data.captions import Captions
-from vltickets.data.inputs import Inputs, assemble
+from vltickets.data.inputs import Inputs, assemble, joined
 from vltickets.data.nlvr2 import Pairs
 from vltickets.data.ragged import Ragged
+from vltickets.data.refcoco import Expressions
 from vltickets.data.regions import Regions, read_regions, soft_targets
 from vltickets.data.sources import Source, check_folder, open_folder, open_source, register_folder
 from vltickets.data.streams import stream, stream_seed
+from vltickets.data.vcr import Choices
 from vltickets.data.vocabulary import Vocabulary
 from vltickets.data.vqa import Questions
 
 __all__ = [
     "BatchPlan",
     "Captions",
+    "Choices",
+    "Expressions",
     "Inputs",
     "Pairs",
     "Questions",
@@ -24,6 +28,7 @@ __all__ = [
     "assemble",
     "check_folder",
     "cut_batches",
+    "joined",
     "open_folder",
     "open_source",
     "read_regions",

@@ -18,13 +18,17 @@ BUCKET = 8192
 
 
 class BatchPlan:
-    """The batches of a training. `lengths` counts each example's tokens, words and regions together."""
+    """The batches of a training. `lengths` counts each example's tokens, words and regions together.
 
-    def __init__(self, lengths: np.ndarray, *, tokens: int, task: str, seed: int) -> None:
+    A batch is `tokens` at most, or exactly `examples` examples (the last of a bucket has what is left) where given.
+    """
+
+    def __init__(self, lengths: np.ndarray, *, tokens: int, task: str, seed: int, examples: int | None = None) -> None:
         self.lengths = np.asarray(lengths)
         if not len(self.lengths):
             raise UserError(f"the task {task} has no training examples")
         self.tokens = tokens
+        self.examples = examples
         self._name = (task, seed)
         self._epochs: list[int] = [0]  # the first step of each epoch known so far
         self._current: tuple[int, list[np.ndarray]] = (-1, [])
@@ -48,6 +52,9 @@ class BatchPlan:
         for start in range(0, len(order), BUCKET):
             bucket = order[start : start + BUCKET]
             bucket = bucket[np.argsort(self.lengths[bucket], kind="stable")]
+            if self.examples is not None:
+                batches += np.split(bucket, range(self.examples, len(bucket), self.examples))
+                continue
             cut = list(cut_batches(bucket, self.lengths, self.tokens))
             batches += cut[:-1] or cut
         return [batches[place] for place in rng.permutation(len(batches))]

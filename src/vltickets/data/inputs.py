@@ -17,7 +17,8 @@ class Inputs:
 
     `tokens` int64 [b, t], `token_mask` bool [b, t]; `features` float32 [b, r, f], `boxes` float32 [b, r, 7],
     `region_mask` bool [b, r]; `region_types` int64 [b, r] (1 unless a task says otherwise); `hidden_regions` bool
-    [b, r] marks regions that masked-region tasks hide (their features are already zero), or None.
+    [b, r] marks regions that masked-region tasks hide (their features are already zero), or None; `token_types` int64
+    [b, t], or None where every word has type 0.
     """
 
     tokens: torch.Tensor
@@ -27,15 +28,23 @@ class Inputs:
     region_mask: torch.Tensor
     region_types: torch.Tensor
     hidden_regions: torch.Tensor | None = None
+    token_types: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Inputs:
         """Return the same batch on another device."""
         present = {item.name: value for item in fields(self) if (value := getattr(self, item.name)) is not None}
         return replace(self, **{name: value.to(device) for name, value in present.items()})
 
-    def without_sight(self) -> Inputs:
-        """Return the batch with all region features and boxes zero: what a blind model sees."""
-        return replace(self, features=torch.zeros_like(self.features), boxes=torch.zeros_like(self.boxes))
+    def without_sight(self, *, keep_boxes: bool = False) -> Inputs:
+        """Return the batch with all region features zero, and the boxes too unless kept: what a blind model sees."""
+        boxes = self.boxes if keep_boxes else torch.zeros_like(self.boxes)
+        return replace(self, features=torch.zeros_like(self.features), boxes=boxes)
+
+
+def joined(first: Inputs, second: Inputs) -> Inputs:
+    """Return the first batch with the second's regions behind its own; the texts must be the same."""
+    names = ("features", "boxes", "region_mask", "region_types")
+    return replace(first, **{name: torch.cat([getattr(first, name), getattr(second, name)], dim=1) for name in names})
 
 
 def assemble(texts: Ragged, text_rows: np.ndarray, regions: Regions | None, images: np.ndarray) -> Inputs:

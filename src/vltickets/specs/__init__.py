@@ -23,7 +23,20 @@ from vltickets.specs.nodes import (
 )
 from vltickets.specs.parsing import node_from_json, parse, read_toml, with_setting
 from vltickets.specs.spec import Spec, canonical, changed, hash_json
-from vltickets.specs.tasks import TASK_KINDS, Matching, Nlvr2, Objectives, Pretraining, TaskSpec, Vqa
+from vltickets.specs.tasks import (
+    TASK_KINDS,
+    Gqa,
+    Matching,
+    Nlvr2,
+    Objectives,
+    Pretraining,
+    Refcoco,
+    Retrieval,
+    SnliVe,
+    TaskSpec,
+    Vcr,
+    Vqa,
+)
 
 __all__ = [
     "SIZES",
@@ -31,6 +44,7 @@ __all__ = [
     "DataSpec",
     "Folder",
     "Fresh",
+    "Gqa",
     "MaskSource",
     "Matching",
     "Nlvr2",
@@ -41,15 +55,19 @@ __all__ = [
     "Prune",
     "RandomMask",
     "Recipe",
+    "Refcoco",
+    "Retrieval",
     "Rewound",
     "Shipped",
     "Shuffled",
+    "SnliVe",
     "Spec",
     "Start",
     "TaskSpec",
     "Train",
     "Trained",
     "Uniter",
+    "Vcr",
     "Vqa",
     "World",
     "canonical",

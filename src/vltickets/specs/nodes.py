@@ -18,8 +18,10 @@ from vltickets.specs.tasks import TaskSpec
 class Recipe(Spec):
     """How a model is trained. The defaults follow the official UNITER fine-tuning code where it has one.
 
-    A batch is a budget of tokens (words and regions together), as officially. Learning rate: linear
-    warm-up over `warmup` of the steps, then linear decay to 0.
+    A step's batch is a budget of tokens (words and regions together), as officially, or a number of examples
+    where `batch_examples` is set. With `accumulation` it goes through the model in that many parts, and their losses
+    are averaged; officially they are summed, so an official `clip` is divided by the official accumulation.
+    Learning rate: linear warm-up over `warmup` of the steps, then linear decay to 0.
     `threads` is here because sums, and so bits, depend on it.
     """
 
@@ -29,6 +31,8 @@ class Recipe(Spec):
     warmup: float = Field(0.1, ge=0, lt=1)
     hold: float = Field(0.0, ge=0, lt=1, description="share of the steps at the full rate between warm-up and decay")
     batch_tokens: int = Field(1024, ge=1)
+    batch_examples: int | None = Field(None, ge=1)
+    accumulation: int = Field(1, ge=1, description="parts a step's batch is split into, to fit in memory")
     weight_decay: float = Field(0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.98)
     epsilon: float = Field(1e-6, gt=0)

@@ -24,11 +24,60 @@ class Vqa(TaskBase):
     kind: Literal["vqa"] = "vqa"
 
 
+class Gqa(TaskBase):
+    """Compositional questions with one answer; exact match."""
+
+    kind: Literal["gqa"] = "gqa"
+
+
+class Vcr(TaskBase):
+    """Which of four answers, and which of four rationales; Q→AR: both right."""
+
+    kind: Literal["vcr"] = "vcr"
+
+
+class SnliVe(TaskBase):
+    """Visual entailment: contradiction, entailment or neutral; accuracy."""
+
+    kind: Literal["snli_ve"] = "snli_ve"
+
+
+class Refcoco(TaskBase):
+    """RefCOCO+: the region an expression means, trained on ground-truth boxes, scored on `boxes` (val^d: detected).
+
+    `head_layers` is the official `mlp`: 1 or 2.
+    """
+
+    kind: Literal["refcoco"] = "refcoco"
+    boxes: Literal["true", "detected"] = "detected"
+    head_layers: Literal[1, 2] = 2
+
+
+class Retrieval(TaskBase):
+    """Flickr30k retrieval of images and texts; R@1, 5, 10.
+
+    A right pair is held against `negatives` wrong images and one wrong caption; or, with `hard_negatives`, against that
+    many of the hardest of a `pool` of images, and of captions.
+    """
+
+    kind: Literal["retrieval"] = "retrieval"
+    margin: float = Field(0.2, gt=0)
+    negatives: int = Field(1, ge=1)
+    hard_negatives: int = Field(0, ge=0)
+    pool: int = Field(399, ge=1)
+
+    @model_validator(mode="after")
+    def _pooled(self) -> Retrieval:
+        if self.hard_negatives > self.pool:
+            raise ValueError(f"hard_negatives = {self.hard_negatives} can't be chosen from a pool of {self.pool}")
+        return self
+
+
 class Nlvr2(TaskBase):
     """Is a sentence true of a pair of pictures? Accuracy. `head` names UNITER's variants."""
 
     kind: Literal["nlvr2"] = "nlvr2"
-    head: Literal["paired", "paired-attn"] = "paired-attn"
+    head: Literal["paired", "triplet", "paired-attn"] = "paired-attn"
 
 
 class Matching(TaskBase):
@@ -73,5 +122,17 @@ class Pretraining(TaskBase):
     text_only: bool = False
 
 
-TaskSpec = Annotated[Vqa | Nlvr2 | Matching | Pretraining, Field(discriminator="kind")]
-TASK_KINDS: dict[str, type[TaskBase]] = {"vqa": Vqa, "nlvr2": Nlvr2, "matching": Matching, "pretraining": Pretraining}
+TaskSpec = Annotated[
+    Vqa | Gqa | Vcr | Nlvr2 | SnliVe | Refcoco | Retrieval | Matching | Pretraining, Field(discriminator="kind")
+]
+TASK_KINDS: dict[str, type[TaskBase]] = {
+    "vqa": Vqa,
+    "gqa": Gqa,
+    "vcr": Vcr,
+    "nlvr2": Nlvr2,
+    "snli_ve": SnliVe,
+    "refcoco": Refcoco,
+    "retrieval": Retrieval,
+    "matching": Matching,
+    "pretraining": Pretraining,
+}

@@ -10,14 +10,12 @@ from pydantic import Field, model_validator
 
 from vltickets.errors import unknown
 from vltickets.specs import (
-    Matching,
-    Nlvr2,
+    TASK_KINDS,
     Objectives,
     Recipe,
     Spec,
     TaskSpec,
     Uniter,
-    Vqa,
     parse,
     read_toml,
     sized,
@@ -88,9 +86,8 @@ class Study(Spec):
     data: Literal["world", "folder"] = "world"
     world: WorldSize = WorldSize()
     backbone: Literal["tiny", "real", "small", "base"] = "tiny"
-    task: Literal["vqa", "nlvr2", "matching"] = "vqa"
-    nlvr2_head: Literal["paired", "paired-attn"] = "paired-attn"
-    negatives: int = Field(3, ge=1, description="wrong captions per photo in training, for matching")
+    task: Literal["vqa", "gqa", "vcr", "nlvr2", "snli_ve", "refcoco", "retrieval", "matching"] = "vqa"
+    options: dict[str, Any] = Field({}, description="the task's own keys, such as head, boxes, hard_negatives")
     split: str = "test"
     start: Literal["shipped", "pretrained"] = "pretrained"
     pretraining: Pretrain | None = None
@@ -133,11 +130,9 @@ class Study(Spec):
 
     def task_on(self, data: Any, *, blind: bool = False) -> TaskSpec:
         """Return the study's task over a source of data."""
-        if self.task == "vqa":
-            return Vqa(data=data, split=self.split, blind=blind)
-        if self.task == "nlvr2":
-            return Nlvr2(data=data, split=self.split, blind=blind, head=self.nlvr2_head)
-        return Matching(data=data, split=self.split, blind=blind, negatives=self.negatives)
+        values = {**self.options, "kind": self.task, "data": data, "split": self.split, "blind": blind}
+        task: TaskSpec = parse(TASK_KINDS[self.task], values, f"options of the task {self.task}")  # type: ignore[assignment]
+        return task
 
 
 def presets() -> dict[str, Path]:

@@ -65,7 +65,7 @@ def _run_train(node: Train, store: Store, progress: Progress | None) -> None:
     if store.has(node):  # it was imported, and only the weights were wanted
         store.end_work(node.digest)
     else:
-        store.finish(node, _train_record(node, state, evaluation), {"items": {"score": _compact(evaluation.items)}})
+        store.finish(node, _train_record(node, state, evaluation), {"items": _compact(evaluation)})
 
 
 def build_model(backbone: Uniter, recipe: Recipe, task: Task, source: Source) -> Model:
@@ -75,7 +75,7 @@ def build_model(backbone: Uniter, recipe: Recipe, task: Task, source: Source) ->
         vocabulary=len(source.vocabulary),
         region_width=task.region_width(),
         dropout=recipe.dropout,
-        type_count=task.type_count,
+        type_count=len(task.type_rows),
     )
     return Model(built, task.head(backbone.hidden, recipe.dropout))
 
@@ -156,9 +156,10 @@ def _rewind_step(node: Train) -> int:
     return (node.start.train.until or 0) if isinstance(node.start, Rewound) else 0
 
 
-def _compact(items: np.ndarray) -> np.ndarray:
-    """Return item scores in half precision: they are 0, 1 or VQA's tenths."""
-    return items.astype(np.float16)
+def _compact(evaluation: Evaluation) -> dict[str, np.ndarray]:
+    """Return item scores by name in half precision: they are 0, 1 or VQA's tenths."""
+    items = {"score": evaluation.items, **evaluation.more_items}
+    return {name: values.astype(np.float16) for name, values in items.items()}
 
 
 @lru_cache(maxsize=1)

@@ -34,6 +34,19 @@ class WordPrediction(nn.Module):
         return nn.functional.linear(transformed, word_table, self.bias)
 
 
+class FeatureRegression(nn.Module):
+    """Linear, GELU, LN, then the image projection backwards (given at the call, because it is tied) and a bias."""
+
+    def __init__(self, hidden: int, width: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.LayerNorm(hidden, eps=LAYER_NORM_EPS))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, states: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
+        """Return features [masked, width] of states [masked, d]; `projection` [d, width] is `img_linear`'s weight."""
+        return nn.functional.linear(self.net(states), projection.T, self.bias)
+
+
 class RegionClassifier(nn.Module):
     """Linear, GELU, LN, Linear to the detector's classes; official key `net`."""
 

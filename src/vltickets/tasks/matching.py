@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from vltickets.data import Captions, Inputs, Source, assemble, stream
 from vltickets.errors import UserError
 from vltickets.specs import Matching
-from vltickets.tasks.protocol import Evaluation, Model, evaluation_batches
+from vltickets.tasks.protocol import PLAIN_TYPES, Evaluation, Model, evaluation_batches
 
 
 class MatchingHead(nn.Module):
@@ -31,6 +31,13 @@ class MatchingHead(nn.Module):
         scores: torch.Tensor = self.rank_output(pooled).squeeze(-1)
         return scores
 
+    def adopt(self, pretrained: dict[str, torch.Tensor]) -> None:
+        """Start from row 1, "match", of the pre-training's `itm_output`, where there is one."""
+        if "itm_output.weight" in pretrained:
+            with torch.no_grad():
+                self.rank_output.weight.copy_(pretrained["itm_output.weight"][1:2])
+                self.rank_output.bias.copy_(pretrained["itm_output.bias"][1:2])
+
 
 @dataclass(frozen=True)
 class MatchingBatch:
@@ -44,7 +51,7 @@ class MatchingTask:
     """Find the right caption of a photo. An example is a photo."""
 
     name = "matching"
-    type_count = 2
+    type_rows = PLAIN_TYPES
 
     def __init__(self, spec: Matching, source: Source) -> None:
         self.spec = spec
@@ -110,10 +117,8 @@ class MatchingTask:
 
     def adopt(self, head: nn.Module, pretrained: dict[str, torch.Tensor]) -> None:
         """Start the score from the pre-training's match output, row 1 of `itm_output`."""
-        if isinstance(head, MatchingHead) and "itm_output.weight" in pretrained:
-            with torch.no_grad():
-                head.rank_output.weight.copy_(pretrained["itm_output.weight"][1:2])
-                head.rank_output.bias.copy_(pretrained["itm_output.bias"][1:2])
+        if isinstance(head, MatchingHead):
+            head.adopt(pretrained)
 
 
 def candidates(data: Captions, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:

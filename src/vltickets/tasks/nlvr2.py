@@ -1,4 +1,4 @@
-"""NLVR2: each example is two passes, text with left and text with right image; two of UNITER's heads (1.4)."""
+"""NLVR2: a text and two images, in two passes or in one sequence; UNITER's three heads (official-models 1.4)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vltickets.backbones import Outputs
-from vltickets.data import Inputs, Pairs, Source, assemble
+from vltickets.data import Inputs, Pairs, Source, assemble, joined
 from vltickets.specs import Nlvr2
 from vltickets.tasks.protocol import Evaluation, Model, evaluation_batches
 
@@ -30,6 +30,19 @@ class PairedHead(nn.Module):
         """Return logits [pairs, 2]; rows 2k and 2k + 1 of the outputs are one pair."""
         pooled = outputs.pooled
         logits: torch.Tensor = self.nlvr2_output(pooled.view(len(pooled) // 2, -1))
+        return logits
+
+
+class TripletHead(nn.Module):
+    """Both images in one sequence with the text: one linear layer on the pooled [CLS]."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.nlvr2_output = nn.Linear(hidden, 2)
+
+    def forward(self, outputs: Outputs) -> torch.Tensor:
+        """Return logits [pairs, 2]; a row of the outputs is one pair."""
+        logits: torch.Tensor = self.nlvr2_output(outputs.pooled)
         return logits
 
 
@@ -74,7 +87,7 @@ class AttentionPool(nn.Module):
 
 @dataclass(frozen=True)
 class Nlvr2Batch:
-    """Inputs of 2b rows, left and right in turn, and labels [b]."""
+    """Inputs of 2b rows, left and right in turn (triplet: of b rows, with both images), and labels [b]."""
 
     inputs: Inputs
     labels: torch.Tensor
@@ -84,7 +97,7 @@ class Nlvr2Task:
     """Is the sentence true of the pair of images?"""
 
     name = "nlvr2"
-    type_count = 3
+    type_rows: tuple[int, ...] = (0, 1, 1)  # the right image's type starts as a copy of the left's, officially
 
     def __init__(self, spec: Nlvr2, source: Source, heads: int) -> None:
         self.spec = spec
@@ -93,6 +106,8 @@ class Nlvr2Task:
 
     def head(self, hidden: int, dropout: float) -> nn.Module:
         """Return the head that the spec names."""
+        if self.spec.head == "triplet":
+            return TripletHead(hidden)
         if self.spec.head == "paired":
             return PairedHead(hidden)
         return PairedAttentionHead(hidden, self.heads, dropout)
@@ -110,9 +125,7 @@ class Nlvr2Task:
         return self._batch(self.pairs("train"), examples)
 
     def _batch(self, data: Pairs, examples: np.ndarray) -> Nlvr2Batch:
-        inputs = assemble(data.texts, np.repeat(examples, 2), data.regions, data.images[examples].ravel())
-        types = torch.tensor([LEFT_TYPE, RIGHT_TYPE]).repeat(len(examples))[:, None].expand_as(inputs.region_types)
-        inputs = replace(inputs, region_types=types)
+        inputs = _both_in_one(data, examples) if self.spec.head == "triplet" else _two_passes(data, examples)
         labels = torch.from_numpy(data.labels[examples])
         return Nlvr2Batch(inputs.without_sight() if self.spec.blind else inputs, labels)
 
@@ -143,6 +156,17 @@ class Nlvr2Task:
 
     def adopt(self, head: nn.Module, pretrained: dict[str, torch.Tensor]) -> None:
         """Take nothing: NLVR2's head is fresh."""
+
+
+def _two_passes(data: Pairs, examples: np.ndarray) -> Inputs:
+    inputs = assemble(data.texts, np.repeat(examples, 2), data.regions, data.images[examples].ravel())
+    types = torch.tensor([LEFT_TYPE, RIGHT_TYPE]).repeat(len(examples))[:, None].expand_as(inputs.region_types)
+    return replace(inputs, region_types=types)
+
+
+def _both_in_one(data: Pairs, examples: np.ndarray) -> Inputs:
+    left, right = (assemble(data.texts, examples, data.regions, data.images[examples, side]) for side in (0, 1))
+    return joined(left, replace(right, region_types=torch.full_like(right.region_types, RIGHT_TYPE)))
 
 
 def consistency(identifiers: list[str], right: np.ndarray) -> float:

@@ -19,7 +19,7 @@ from vltickets.backbones import UniterBackbone
 from vltickets.data import Captions, Inputs, Ragged, Source, assemble, soft_targets, stream
 from vltickets.specs import Pretraining
 from vltickets.tasks.heads import PretrainingHead
-from vltickets.tasks.protocol import Evaluation, Model, evaluation_batches
+from vltickets.tasks.protocol import PLAIN_TYPES, Evaluation, Model, evaluation_batches
 
 Objective = Literal["mlm", "mrc", "mrc_kl", "itm"]
 NOT_MASKED = -1
@@ -41,7 +41,7 @@ class PretrainingTask:
     """Pre-training on images with captions. An example is a caption with its image."""
 
     name = "pretraining"
-    type_count = 2
+    type_rows = PLAIN_TYPES
 
     def __init__(self, spec: Pretraining, source: Source) -> None:
         self.spec = spec

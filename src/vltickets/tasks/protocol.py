@@ -6,7 +6,7 @@ Axes: b batch, t text, r regions, d hidden width.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +15,8 @@ from torch import nn
 
 from vltickets.backbones import Backbone
 from vltickets.data import cut_batches
+
+PLAIN_TYPES: tuple[int, ...] = (0, 1)  # words and regions
 
 
 class Model(nn.Module):
@@ -37,13 +39,14 @@ class Model(nn.Module):
 class Evaluation:
     """A model's score on a split. `items` [examples] is the headline metric item by item, its mean the headline.
 
-    Keeping the items lets two models be compared pair by pair.
+    Keeping the items lets two models be compared pair by pair. `more_items` are those of further metrics, by name.
     """
 
     headline: str
     metrics: dict[str, float]
     items: np.ndarray
     split: str
+    more_items: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def score(self) -> float:
@@ -55,7 +58,7 @@ class Task(Protocol):
     """One task over one source of data."""
 
     name: str
-    type_count: int
+    type_rows: tuple[int, ...]  # the token types it uses, each by the row of θ₀'s table that it starts from
 
     def head(self, hidden: int, dropout: float) -> nn.Module:
         """Return a new, uninitialised head φ."""

@@ -36,7 +36,7 @@ def initialise(model: Model, task: Task, node: Train, store: Store) -> None:
     for module in model.head.modules():
         _initialise_head_module(module, generator, std)
     backbone, head = start_tensors(node.start, model, store)
-    _load_backbone(model, backbone)
+    _load_backbone(model, backbone, task.type_rows)
     if isinstance(node.start, Rewound):
         model.head.load_state_dict(head)
     else:
@@ -102,16 +102,15 @@ def _part(tensors: Tensors, prefix: str) -> Tensors:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _load_backbone(model: Model, tensors: Tensors) -> None:
-    """Load a backbone's tensors; the type table may have fewer rows than the task needs."""
+def _load_backbone(model: Model, tensors: Tensors, type_rows: tuple[int, ...]) -> None:
+    """Load a backbone's tensors; the type table takes the rows it has, and copies of some for what the task adds."""
     backbone = model.backbone
     assert isinstance(backbone, nn.Module)
     own = backbone.state_dict()
     types = "embeddings.token_type_embeddings.weight"
-    if types in own and len(tensors[types]) < len(own[types]):
-        # A second image's type starts as a copy of the first's, as officially for NLVR2.
-        missing = len(own[types]) - len(tensors[types])
-        tensors = tensors | {types: torch.cat([tensors[types], tensors[types][1:2].expand(missing, -1)])}
+    if types in own:
+        have = len(tensors[types])
+        tensors = tensors | {types: tensors[types][[row if row < have else like for row, like in enumerate(type_rows)]]}
     for name, tensor in own.items():
         if name not in tensors or tensors[name].shape != tensor.shape:
             found = tuple(tensors[name].shape) if name in tensors else "nothing"

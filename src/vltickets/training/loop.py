@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -69,21 +70,25 @@ def train(
     state = load_checkpoint(checkpoint, model, optimizer) if checkpoint else None
     state = state or Checkpoint(step=first_step)
     end = recipe.steps if last_step is None else last_step
-    plan = BatchPlan(task.lengths(), tokens=recipe.batch_tokens, task=task.name, seed=seed)
+    plan = BatchPlan(
+        task.lengths(), tokens=recipe.batch_tokens, examples=recipe.batch_examples, task=task.name, seed=seed
+    )
     point = max(recipe.steps // CURVE_POINTS, 1)
     started, kept = time.perf_counter() - state.seconds, time.monotonic()
 
     wrapped.train()
     for step in range(state.step, end):
         torch.manual_seed(stream_seed(task.name, seed, "dropout", step))
-        batch = task.batch(plan(step), stream(task.name, seed, "batch", step))
-        # Not accelerate's own autocast: its precision is fixed for the whole process, a recipe's is not.
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            loss = task.loss(wrapped, batch)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise Diverged(f"the loss is {value} at step {step}; try a lower learning rate or a longer warm-up")
-        accelerator.backward(loss)
+        examples, rng, value = plan(step), stream(task.name, seed, "batch", step), 0.0
+        for part in np.array_split(examples, min(recipe.accumulation, len(examples))):
+            batch = task.batch(part, rng)
+            # Not accelerate's own autocast: its precision is fixed for the whole process, a recipe's is not.
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                loss = task.loss(wrapped, batch) * (len(part) / len(examples))
+            value += loss.item()
+            if not math.isfinite(value):
+                raise Diverged(f"the loss is {value} at step {step}; try a lower learning rate or a longer warm-up")
+            accelerator.backward(loss)
         for hook in hooks:
             hook.before_step(model)
         norm = accelerator.clip_grad_norm_(wrapped.parameters(), recipe.clip)

@@ -1,0 +1,117 @@
+"""Choosing one answer of a fixed vocabulary for a text and an image: what VQA, GQA and visual entailment share.
+
+UNITER's answer head, binary cross-entropy on soft scores, the soft score of the arg-max answer (official-models 1.4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from vltickets.backbones.uniter import LAYER_NORM_EPS
+from vltickets.data import Inputs, Questions, assemble
+from vltickets.tasks.protocol import PLAIN_TYPES, Evaluation, Model, evaluation_batches, mean_by
+
+
+class AnswerHead(nn.Module):
+    """Linear(d, 2d), GELU, LN, Linear(2d, answers) on the pooled [CLS]; official key `vqa_output`."""
+
+    def __init__(self, hidden: int, answers: int) -> None:
+        super().__init__()
+        self.vqa_output = nn.Sequential(
+            nn.Linear(hidden, 2 * hidden),
+            nn.GELU(),
+            nn.LayerNorm(2 * hidden, eps=LAYER_NORM_EPS),
+            nn.Linear(2 * hidden, answers),
+        )
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Return logits [b, answers]."""
+        logits: torch.Tensor = self.vqa_output(pooled)
+        return logits
+
+
+@dataclass(frozen=True)
+class AnswerBatch:
+    """Inputs and soft targets [b, answers]."""
+
+    inputs: Inputs
+    targets: torch.Tensor
+
+
+class AnsweringTask:
+    """A text, an image, one answer. `kinds` of questions are scored apart as well."""
+
+    type_rows = PLAIN_TYPES
+
+    def __init__(
+        self, name: str, split: str, blind: bool, answers: list[str], read: Callable[[str], Questions]
+    ) -> None:
+        self.name = name
+        self.split = split
+        self.blind = blind
+        self.answers = answers
+        self.questions = lru_cache(maxsize=2)(read)
+
+    def head(self, hidden: int, dropout: float) -> nn.Module:
+        """Return the answer head."""
+        return AnswerHead(hidden, len(self.answers))
+
+    def region_width(self) -> int:
+        """Return the width of a region's feature."""
+        return self.questions(self.split).regions.width
+
+    def lengths(self) -> np.ndarray:
+        """Return the tokens of each training question."""
+        return _lengths(self.questions("train"))
+
+    def batch(self, examples: np.ndarray, rng: np.random.Generator) -> AnswerBatch:
+        """Return the batch of these training questions."""
+        return self._batch(self.questions("train"), examples)
+
+    def _batch(self, data: Questions, examples: np.ndarray) -> AnswerBatch:
+        inputs = assemble(data.texts, examples, data.regions, data.images[examples])
+        return AnswerBatch(inputs.without_sight() if self.blind else inputs, torch.from_numpy(data.scores[examples]))
+
+    def loss(self, model: Model, batch: AnswerBatch) -> torch.Tensor:
+        """Return binary cross-entropy summed over answers, mean over questions (the official scaling)."""
+        logits = model.head(model.backbone(batch.inputs.to(model.device)).pooled).float()
+        return answer_loss(logits, batch.targets.to(logits.device)).sum(-1).mean()
+
+    def evaluate(self, model: Model, split: str) -> Evaluation:
+        """Return the accuracy, the soft score of the arg-max answer; also by kind of question."""
+        data = self.questions(split)
+        items = np.zeros(len(data.ids), dtype=np.float32)
+        for examples in evaluation_batches(_lengths(data)):
+            inputs = self._batch(data, examples).inputs.to(model.device)
+            best = model.head(model.backbone(inputs).pooled).argmax(-1).cpu().numpy()
+            items[examples] = data.scores[examples, best]
+        metrics = {"accuracy": float(items.mean()), **mean_by(items, data.kinds, "accuracy")}
+        return Evaluation("accuracy", metrics, items, split)
+
+    def chance(self, split: str) -> float:
+        """Return the score of the best constant answer."""
+        return float(self.questions(split).scores.mean(0).max())
+
+    def labels(self) -> dict[str, str]:
+        """Return the answers in label order, one a line."""
+        return {"answers": "\n".join(self.answers)}
+
+    def adopt(self, head: nn.Module, pretrained: dict[str, torch.Tensor]) -> None:
+        """Take nothing: the answer head is fresh."""
+
+
+def answer_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the element-wise binary cross-entropy [b, answers] with soft targets."""
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+
+
+def _lengths(data: Questions) -> np.ndarray:
+    lengths: np.ndarray = data.texts.lengths + data.regions.features.lengths[data.images]
+    return lengths

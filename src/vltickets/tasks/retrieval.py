@@ -1,0 +1,160 @@
+"""Image-text retrieval: every caption against every image, Recall@1, 5, 10 both ways (official-models 1.7).
+
+Trained by a margin on the sigmoids of right and wrong pairs. The paper's setting draws the wrong ones at random; with
+`hard_negatives` the hardest of a pool are found first, without gradient, as in the UNITER paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import nn
+
+from vltickets.backbones import UniterBackbone
+from vltickets.data import Captions, Inputs, Source, assemble
+from vltickets.errors import UserError
+from vltickets.specs import Retrieval
+from vltickets.tasks.matching import MatchingHead
+from vltickets.tasks.protocol import PLAIN_TYPES, Evaluation, Model
+from vltickets.tasks.ranking import recalls, score_all_pairs, score_in_official_batches
+
+DEPTHS = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Caption rows and images [groups, 1 + wrong] of one step; the first of each group belongs together."""
+
+    captions: np.ndarray
+    images: np.ndarray
+
+
+class RetrievalTask:
+    """Find the image of a caption (IR) and a caption of an image (TR). An example is a caption."""
+
+    name = "retrieval"
+    type_rows = PLAIN_TYPES
+
+    def __init__(self, spec: Retrieval, source: Source) -> None:
+        self.spec = spec
+        self.captions = lru_cache(maxsize=2)(source.retrieval)
+
+    def head(self, hidden: int, dropout: float) -> nn.Module:
+        """Return the ranking head, `rank_output`."""
+        return MatchingHead(hidden)
+
+    def region_width(self) -> int:
+        """Return the width of a region's feature."""
+        return self.captions(self.spec.split).regions.width
+
+    def lengths(self) -> np.ndarray:
+        """Return the tokens of each training caption: all its pairs."""
+        data = self.captions("train")
+        pairs = 2 * (1 + self.spec.hard_negatives) if self.spec.hard_negatives else 2 + self.spec.negatives
+        lengths: np.ndarray = pairs * (data.texts.lengths + data.regions.features.lengths[data.images])
+        return lengths
+
+    def batch(self, examples: np.ndarray, rng: np.random.Generator) -> list[Pairs]:
+        """Draw wrong partners: `negatives` images and one caption, or two pools where the hardest are looked for."""
+        data = self.captions("train")
+        if self.spec.hard_negatives:
+            return [
+                _with_wrong(data, examples, _wrong_images(data, rng, examples, self.spec.pool), None),
+                _with_wrong(data, examples, None, _wrong_captions(data, rng, examples, self.spec.pool)),
+            ]
+        images = _wrong_images(data, rng, examples, self.spec.negatives)
+        return [_with_wrong(data, examples, images, _wrong_captions(data, rng, examples, 1))]
+
+    def loss(self, model: Model, batch: list[Pairs]) -> torch.Tensor:
+        """Return the mean over wrong pairs of max(0, margin + sigmoid(wrong) - sigmoid(right))."""
+        if self.spec.hard_negatives:
+            batch = [self._hardest(model, pairs) for pairs in batch]
+        losses = [rank_loss(self._scores(model, pairs), self.spec.margin).mean() for pairs in batch]
+        return torch.stack(losses).mean()
+
+    def _hardest(self, model: Model, pairs: Pairs) -> Pairs:
+        was_training = model.training
+        model.eval()
+        with torch.no_grad():
+            scores = self._scores(model, pairs).cpu().numpy()
+        model.train(was_training)
+        hardest = np.argsort(-scores[:, 1:], axis=1, kind="stable")[:, : self.spec.hard_negatives] + 1
+        kept = np.concatenate([np.zeros((len(hardest), 1), dtype=np.int64), hardest], axis=1)
+        rows = np.arange(len(kept))[:, None]
+        return Pairs(pairs.captions[rows, kept], pairs.images[rows, kept])
+
+    def _scores(self, model: Model, pairs: Pairs) -> torch.Tensor:
+        data = self.captions("train")
+        inputs = assemble(data.texts, pairs.captions.ravel(), data.regions, pairs.images.ravel())
+        inputs = self._seen(inputs).to(model.device)
+        scores: torch.Tensor = model.head(model.backbone(inputs).pooled).float()
+        return scores.view(pairs.captions.shape)
+
+    def _seen(self, inputs: Inputs) -> Inputs:
+        return inputs.without_sight() if self.spec.blind else inputs
+
+    def evaluate(self, model: Model, split: str) -> Evaluation:
+        """Return R@1, 5 and 10 of image (`ir`) and text retrieval (`tr`); the headline is ir@1, an item a caption."""
+        data = self.captions(split)
+        images = np.unique(data.images)
+        fast = isinstance(model.backbone, UniterBackbone)
+        score = score_all_pairs if fast else score_in_official_batches
+        table = score(model, data, images, self._seen)
+        found = recalls(table, np.searchsorted(images, data.images), DEPTHS)
+        metrics = {name: float(items.mean()) for name, items in found.items()}
+        return Evaluation("ir@1", metrics, found["ir@1"], split, {"tr@1": found["tr@1"]})
+
+    def chance(self, split: str) -> float:
+        """Return the R@1 of guessing an image."""
+        return 1 / len(np.unique(self.captions(split).images))
+
+    def labels(self) -> dict[str, str]:
+        """Return nothing: there are no labels."""
+        return {}
+
+    def adopt(self, head: nn.Module, pretrained: dict[str, torch.Tensor]) -> None:
+        """Start the score from the pre-training's match output, row 1 of `itm_output`, as officially."""
+        if isinstance(head, MatchingHead):
+            head.adopt(pretrained)
+
+
+def rank_loss(scores: torch.Tensor, margin: float) -> torch.Tensor:
+    """Return max(0, margin + sigmoid(wrong) - sigmoid(right)) [groups, wrong] of scores [groups, 1 + wrong]."""
+    shares = torch.sigmoid(scores)
+    return (margin + shares[:, 1:] - shares[:, :1]).clamp(min=0)
+
+
+def _with_wrong(data: Captions, examples: np.ndarray, images: np.ndarray | None, captions: np.ndarray | None) -> Pairs:
+    """Return the right pairs, then the same captions with wrong images, then wrong captions with the same images."""
+    right = data.images[examples][:, None]
+    caption_columns, image_columns = [examples[:, None]], [right]
+    if images is not None:
+        caption_columns.append(np.repeat(examples[:, None], images.shape[1], axis=1))
+        image_columns.append(images)
+    if captions is not None:
+        caption_columns.append(captions)
+        image_columns.append(np.repeat(right, captions.shape[1], axis=1))
+    return Pairs(np.concatenate(caption_columns, axis=1), np.concatenate(image_columns, axis=1))
+
+
+def _wrong_images(data: Captions, rng: np.random.Generator, examples: np.ndarray, count: int) -> np.ndarray:
+    pool = np.unique(data.images)
+    return pool[_draw(rng, pool, data.images[examples], count)]
+
+
+def _wrong_captions(data: Captions, rng: np.random.Generator, examples: np.ndarray, count: int) -> np.ndarray:
+    """Draw caption rows, none of them of the example's own image."""
+    return _draw(rng, data.images, data.images[examples], count)
+
+
+def _draw(rng: np.random.Generator, images: np.ndarray, own: np.ndarray, count: int) -> np.ndarray:
+    """Draw places [examples, count] in `images` where another image than the example's own stands."""
+    if (images == images[0]).all():
+        raise UserError("retrieval needs two images at least: wrong pairs are made of other images and their captions")
+    drawn = rng.integers(0, len(images), size=(len(own), count))
+    while (same := images[drawn] == own[:, None]).any():
+        drawn[same] = rng.integers(0, len(images), size=int(same.sum()))
+    return drawn
