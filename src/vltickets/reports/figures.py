@@ -42,7 +42,7 @@ MARKS = {
     "full-2x": Mark(GREY, "*"),
 }
 OPEN = "imp, not shown to reach 99 %"
-FLOORS = ("blind", "chance")
+FLOORS = ("scratch", "blind", "chance")
 LEARNING = ("full", "imp", "random")
 
 

@@ -20,6 +20,7 @@ BASELINES: Mapping[str, str] = {
     "shuffled-within": "The IMP mask on θ₀ with each prunable tensor permuted within itself.",
     "shuffled-all": "The IMP mask on θ₀ with every tensor of the backbone permuted within itself.",
     "random-start": "The IMP mask on random initial weights.",
+    "scratch": "The dense model from random initial weights: no pre-training.",
     "one-shot": "The smallest weights of θ₀ removed at once, without any training first.",
     "theta0": "The dense backbone at θ₀, not fine-tuned.",
     "ridge": "A linear model on the inputs.",

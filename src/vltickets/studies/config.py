@@ -34,8 +34,12 @@ Baseline = Literal[
     "shuffled-within",
     "shuffled-all",
     "random-start",
+    "scratch",
     "one-shot",
 ]
+
+
+METRICS = {"vcr": "Q→AR", "retrieval": "image R@1"}  # the headline of tasks that are not scored by plain accuracy
 
 
 class WorldSize(Spec):
@@ -122,6 +126,11 @@ class Study(Spec):
         if self.start == "pretrained" and self.pretraining is None:
             raise ValueError("start = 'pretrained' needs a table [pretraining]")
         return self
+
+    @property
+    def metric(self) -> str:
+        """What the score is called."""
+        return METRICS.get(self.task, "accuracy")
 
     @property
     def uniter(self) -> Uniter:

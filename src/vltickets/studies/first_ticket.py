@@ -85,6 +85,7 @@ def _one_seed(study: Study, data: DataSpec, theta0: Start, text_only: Start | No
         yield from cell("theta0", 0.0, changed(full, until=0))
     yield from cell("full", 0.0, full)
     yield from cell("full-2x", 0.0, train(theta0, recipe=changed(study.training, steps=2 * study.training.steps)))
+    yield from cell("scratch", 0.0, train(Fresh(seed=RANDOM_START + seed)))
     yield from cell("blind", 0.0, changed(full, task=study.task_on(data, blind=True)))
 
     rewound = _rewound(study, full)

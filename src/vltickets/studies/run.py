@@ -17,7 +17,8 @@ from vltickets.studies.executors import Listener, execute
 from vltickets.studies.first_ticket import first_ticket
 from vltickets.studies.graph import Cell, Work, plan, steps_of
 from vltickets.tasks import build_task
-from vltickets.tasks.linear import ridge_matching
+from vltickets.tasks.answering import AnsweringTask
+from vltickets.tasks.linear import ridge_answers, ridge_matching
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def note_study(
             "name": planned.name,
             "title": study.title,
             "task": study.task,
-            "metric": "accuracy",
+            "metric": study.metric,
             "split": study.split,
             "chance": chance,
             "command": command,
@@ -137,6 +138,9 @@ def _reference_rows(planned: Planned, store: Store) -> list[dict[str, Any]]:
         score = ridge_matching(source.captions("train"), source.captions(planned.study.split), planned.study.split)
         note = "linear: ridge from mean and whole-image region features to the captions' words, same items"
         rows.append(_row("ridge", score, note))
+    elif isinstance(task, AnsweringTask) and planned.study.data == "folder":
+        score = ridge_answers(task.questions("train"), task.questions(planned.study.split))
+        rows.append(_row("ridge", score, "linear: ridge from words and mean region features to the answers' scores"))
     return rows
 
 
