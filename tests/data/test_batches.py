@@ -147,3 +147,11 @@ def test_rows_with_a_further_axis_are_padded_alike(counts: list[int]) -> None:
         assert np.array_equal(values[index, :count].numpy(), features[offsets[index] : offsets[index + 1]])
         assert not values[index, count:].any()
         assert mask[index].sum() == count
+
+
+def test_batches_of_a_number_of_examples_hold_that_many_and_miss_none() -> None:
+    lengths = LENGTHS[:96]
+    batches = BatchPlan(lengths, tokens=1, task="vqa", seed=0, examples=16)
+    seen = [batches(step) for step in range(6)]
+    assert [len(batch) for batch in seen] == [16] * 6
+    assert sorted(np.concatenate(seen).tolist()) == list(range(96))

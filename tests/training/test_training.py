@@ -356,3 +356,34 @@ def test_the_loss_goes_down_and_evaluation_has_no_dropout(build: Build) -> None:
     scores: list[Evaluation] = [evaluate(model, task, "test") for _ in range(2)]
     assert np.array_equal(scores[0].items, scores[1].items)
     assert scores[0].score == pytest.approx(float(scores[0].items.mean()))
+
+
+# A batch in parts
+
+
+@pytest.mark.parametrize("name", ["vqa", "nlvr2"])
+def test_a_batch_in_parts_moves_the_weights_as_the_whole_does(build: Build, name: str) -> None:
+    states = []
+    for parts in (1, 3):
+        model, task = build(name, dropout=0.0)
+        # Without Adam's division by the gradient's size, so that a wrong scale would be seen.
+        recipe = changed(RECIPE, accumulation=parts, epsilon=1e3, learning_rate=1.0, clip=1e6)
+        train(model, task, recipe, seed=0, last_step=3)
+        states.append({key: value.double() for key, value in model.state_dict().items()})
+    start = {key: value.double() for key, value in build(name, dropout=0.0)[0].state_dict().items()}
+    moved = torch.cat([(states[0][key] - start[key]).flatten() for key in start])
+    between = torch.cat([(states[0][key] - states[1][key]).flatten() for key in start])
+    assert moved.norm() > 0
+    assert between.norm() < 1e-3 * moved.norm()
+
+
+def test_a_recipe_may_count_its_batch_in_examples(build: Build) -> None:
+    model, task = build("vqa")
+    seen: list[int] = []
+    batch = task.batch
+    task.batch = lambda examples, rng: (seen.append(len(examples)), batch(examples, rng))[1]  # type: ignore[method-assign]
+    try:
+        train(model, task, changed(RECIPE, batch_examples=15), seed=0, last_step=5)
+    finally:
+        del task.batch  # the task is shared between tests
+    assert seen == [15] * 5  # of 120 questions

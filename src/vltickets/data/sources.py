@@ -42,7 +42,7 @@ class Source:
             return read_flickr8k(self.folder, split, self.vocabulary, LONGEST_TEXT)
         return read_coco_captions(self.folder / "captions", split, self.vocabulary, LONGEST_TEXT)
 
-    def answers(self) -> list[str]:
+    def answers(self, task: str = "vqa") -> list[str]:
         """Return the answer vocabulary of VQA, in label order."""
         self.make("vqa", "train")
         return read_answers(self.folder / "vqa" / "ans2label.json")
