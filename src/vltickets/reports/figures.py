@@ -188,7 +188,7 @@ def _reference_lines(results: Results) -> list[tuple[str, float, str, str]]:
     if full is not None and full.mean is not None:
         lines.append(("full", 100 * full.mean, INK, "-"))
         lines.append(("99 % of full", 99 * full.mean, INK, "--"))
-    for name, style in zip(FLOORS, ("-.", ":"), strict=True):
+    for name, style in zip(FLOORS, ("--", "-.", ":"), strict=True):
         row = results.row(name)
         if row is not None and row.mean is not None:
             lines.append((name, 100 * row.mean, GREY, style))
