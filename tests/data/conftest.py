@@ -45,22 +45,8 @@ def write_regions() -> WriteRegions:
     return _write_regions
 
 
-WORDS = tuple("abc?.") + (
-    "dog",
-    "cat",
-    "man",
-    "person",
-    "car",
-    "what",
-    "is",
-    "on",
-    "the",
-    "left",
-    "yes",
-    "no",
-    "red",
-    "two",
-)
+WORDS = ("a", "b", "c", "?", ".", "dog", "cat", "man", "person", "car", "red", "two", "yes", "no")
+WORDS += ("what", "is", "on", "the", "left")
 
 
 def _json(path: Path, value: object) -> None:
