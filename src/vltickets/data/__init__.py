@@ -4,6 +4,7 @@ from vltickets.data.batches import BatchPlan, cut_batches
 from vltickets.data.captions import Captions
 from vltickets.data.inputs import Inputs, assemble, joined
 from vltickets.data.nlvr2 import Pairs
+from vltickets.data.questions import Questions
 from vltickets.data.ragged import Ragged
 from vltickets.data.refcoco import Expressions
 from vltickets.data.regions import Regions, read_regions, soft_targets
@@ -11,7 +12,6 @@ from vltickets.data.sources import Source, check_folder, open_folder, open_sourc
 from vltickets.data.streams import stream, stream_seed
 from vltickets.data.vcr import Choices
 from vltickets.data.vocabulary import Vocabulary
-from vltickets.data.vqa import Questions
 
 __all__ = [
     "BatchPlan",

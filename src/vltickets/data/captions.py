@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from vltickets.data.parquet import check_column, packed_regions, read_parquet
+from vltickets.data.questions import split_regions
 from vltickets.data.ragged import Ragged
-from vltickets.data.records import field, read_json
-from vltickets.data.regions import Regions, find_regions
+from vltickets.data.records import check_text, field, number_field, read_json, text_field
+from vltickets.data.regions import Regions
 from vltickets.data.vocabulary import Vocabulary
 from vltickets.errors import UserError
+
+OFFICIAL = {"train": "train", "dev": "val"}
 
 
 @dataclass(frozen=True)
@@ -27,16 +29,21 @@ class Captions:
 
 
 def read_coco_captions(folder: Path, split: str, vocabulary: Vocabulary, longest: int) -> Captions:
-    """Read `captions_SPLIT.json` in COCO's format (field `foil`: ours, optional) and the split's regions."""
-    path = folder / f"captions_{split}.json"
-    regions = find_regions(folder, split)
+    """Read `captions_SPLIT.json` in COCO's format (field `foil`: ours, optional) and the split's regions.
+
+    Where it is not there, the official split's file is read, of 2014 before 2017 (train, and val as dev).
+    """
+    names = [split, *(f"{OFFICIAL[split]}{year}" for year in ("2014", "2017") if split in OFFICIAL)]
+    name = next((name for name in names if (folder / f"captions_{name}.json").exists()), split)
+    path = folder / f"captions_{name}.json"
+    regions = split_regions(folder, [split, name])
     texts, foils, images = [], [], []
     for number, item in enumerate(field(read_json(path), "annotations", list, str(path))):
         where = f"{path}, annotation {number}"
-        texts.append(field(item, "caption", str, where))
-        images.append(regions.index(f"coco_{split}_{field(item, 'image_id', int, where):012d}.npz", where))
+        texts.append(text_field(item, "caption", where))
+        images.append(regions.index(f"coco_{name}_{number_field(item, 'image_id', where):012d}.npz", where))
         if "foil" in item:
-            foils.append(field(item, "foil", str, where))
+            foils.append(text_field(item, "foil", where))
     if foils and len(foils) != len(texts):
         raise UserError(f"{path}: {len(foils)} of {len(texts)} captions have a foil; expected all or none")
     return Captions(
@@ -50,7 +57,7 @@ def read_coco_captions(folder: Path, split: str, vocabulary: Vocabulary, longest
 def read_flickr8k(folder: Path, split: str, vocabulary: Vocabulary, longest: int) -> Captions:
     """Read `flickr8k/SPLIT.parquet` and `features/flickr8k/SPLIT.parquet` (needs pyarrow: the extra `data`)."""
     photos, captions = flickr8k_captions(folder, split)
-    regions = _flickr8k_regions(folder / "features" / "flickr8k" / f"{split}.parquet")
+    regions = packed_regions(folder / "features" / "flickr8k" / f"{split}.parquet")
     where = folder / "flickr8k" / f"{split}.parquet"
     images = [regions.index(photo, f"{where}, image_id {photo!r}") for photo in photos]
     coded = vocabulary.encode([text for texts in captions for text in texts], longest)
@@ -60,39 +67,11 @@ def read_flickr8k(folder: Path, split: str, vocabulary: Vocabulary, longest: int
 
 def flickr8k_captions(folder: Path, split: str) -> tuple[list[str], list[list[str]]]:
     """Return the photos' names and, for each, its captions."""
-    table = _read_parquet(folder / "flickr8k" / f"{split}.parquet", ["image_id", "captions"])
-    return table["image_id"], table["captions"]
-
-
-def _flickr8k_regions(path: Path) -> Regions:
-    columns = _read_parquet(path, ["image_id", "num_boxes", "boxes", "features", "soft_labels"])
-    counts = np.array(columns["num_boxes"], dtype=np.int64)
-    total = int(counts.sum())
-    try:
-        boxes = np.array([box for item in columns["boxes"] for box in item], dtype=np.float32).reshape(total, 4)
-        features = np.frombuffer(b"".join(columns["features"]), dtype="<f2").reshape(total, -1)
-        labels = np.frombuffer(b"".join(columns["soft_labels"]), dtype=np.uint8).reshape(total, -1)
-    except ValueError as error:
-        raise UserError(f"{path}: the arrays do not fit num_boxes ({error})") from None
-    # As UNITER: class 0 is the background; this file has it last.
-    background_first = np.roll(labels, 1, axis=1).astype(np.float16) / np.float16(255)
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    return Regions(columns["image_id"], offsets, features, boxes, background_first, where=str(path))
-
-
-def _read_parquet(path: Path, columns: list[str]) -> dict[str, Any]:
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
-    try:
-        parquet = importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise UserError(f"{path} needs pyarrow to be read: pip install 'vltickets[data]'") from None
-    try:
-        found = parquet.read_schema(path).names
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
-    missing = [name for name in columns if name not in found]
-    if missing:
-        raise UserError(f"{path}: the columns {', '.join(missing)} are missing (found: {', '.join(found)})")
-    table: dict[str, Any] = parquet.read_table(path, columns=columns).to_pydict()
-    return table
+    path = folder / "flickr8k" / f"{split}.parquet"
+    table = read_parquet(path, ["image_id", "captions"])
+    names = check_column(table, "image_id", str, path)
+    captions = check_column(table, "captions", list, path)
+    for row, texts in enumerate(captions):
+        for rank, text in enumerate(texts):
+            check_text(text, f"{path}, row {row}: the field 'captions', caption {rank},")
+    return names, captions

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from vltickets.data.questions import split_regions
 from vltickets.data.ragged import Ragged
-from vltickets.data.records import field, read_json_lines
-from vltickets.data.regions import Regions, find_regions
+from vltickets.data.records import field, first_file, read_json_lines, text_field
+from vltickets.data.regions import Regions
 from vltickets.data.vocabulary import Vocabulary
 from vltickets.errors import UserError
 
@@ -26,14 +27,16 @@ class Pairs:
 
 
 def read_nlvr2(folder: Path, split: str, vocabulary: Vocabulary, longest: int) -> Pairs:
-    """Read `SPLIT.json` and the split's regions.
+    """Read `SPLIT.json` (where it is not there, test is the official `test1.json`) and the split's regions.
 
     An identifier is split-set-pair-sentence; its images' regions are named `nlvr2_split-set-pair-img0.npz` and `-img1`.
     Raises `UserError` naming file, line and field.
     """
-    regions = find_regions(folder, split)
+    names = [split, "test1"] if split == "test" else [split]
+    path = first_file(folder, [f"{name}.json" for name in names])
+    regions = split_regions(folder, names)
     identifiers, texts, images, labels = [], [], [], []
-    for where, record in read_json_lines(folder / f"{split}.json"):
+    for where, record in read_json_lines(path):
         identifier = field(record, "identifier", str, where)
         if identifier.count("-") != 3:
             raise UserError(f"{where}: the identifier {identifier!r} is not of the form split-set-pair-sentence")
@@ -42,7 +45,7 @@ def read_nlvr2(folder: Path, split: str, vocabulary: Vocabulary, longest: int) -
             raise UserError(f"{where}: the field 'label' is {label!r}, expected 'True' or 'False'")
         stem = identifier.rpartition("-")[0]
         identifiers.append(identifier)
-        texts.append(field(record, "sentence", str, where))
+        texts.append(text_field(record, "sentence", where))
         images.append([regions.index(f"nlvr2_{stem}-img{side}.npz", where) for side in (0, 1)])
         labels.append(int(label == "True"))
     coded = Ragged.from_rows(vocabulary.encode(texts, longest))

@@ -2,33 +2,59 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from filelock import FileLock
-
-from vltickets import scenes
-from vltickets.data.captions import Captions, flickr8k_captions, read_coco_captions, read_flickr8k
+from vltickets.data.captions import Captions, read_coco_captions, read_flickr8k
+from vltickets.data.folders import (
+    checked_layout,
+    file_states,
+    find_layout,
+    fingerprint,
+    folder_vocabulary,
+)
+from vltickets.data.gqa import read_gqa
+from vltickets.data.karpathy import read_karpathy
+from vltickets.data.nlvr1 import read_nlvr1
 from vltickets.data.nlvr2 import Pairs, read_nlvr2
-from vltickets.data.vocabulary import Vocabulary, build_vocabulary, read_vocabulary
-from vltickets.data.vqa import Questions, read_answers, read_vqa
+from vltickets.data.packed import daquar_answers, read_daquar, read_pairs
+from vltickets.data.questions import Questions
+from vltickets.data.records import first_file
+from vltickets.data.refcoco import Expressions, read_refcoco
+from vltickets.data.snli_ve import LABELS, read_snli_ve
+from vltickets.data.text_db_tasks import (
+    database_captions,
+    database_choices,
+    database_expressions,
+    database_pairs,
+    database_questions,
+    databases_of,
+)
+from vltickets.data.vcr import Choices, read_vcr
+from vltickets.data.vocabulary import Vocabulary, read_vocabulary
+from vltickets.data.vqa import read_answers, read_vqa
+from vltickets.data.world import world_folder, world_maker
 from vltickets.errors import UserError, unknown
 from vltickets.specs import DataSpec, Folder, World
 from vltickets.store import Store, write_file
 
+__all__ = ["Source", "check_folder", "find_layout", "open_folder", "open_source", "register_folder"]
+
 LONGEST_TEXT = 60  # word pieces with specials; the official limit of UNITER's tasks
-WORLD_SPLITS = ("train", "dev", "test")
-HELD_OUT_SCENES = 1500  # caption scenes in each of dev and test, on which pre-training is watched
-LEAST_COUNT = 3  # a word of the Flickr8k vocabulary stands at least this often in its training captions
+# Files of answer vocabularies, the first that is there: UNITER's, then LXMERT's two.
+ANSWER_FILES = ("ans2label.json", "trainval_label2ans.json", "trainval_ans2label.json")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A folder of data and how to read it. `make` brings a split's part into being where the world is the source."""
+    """A folder of data and how to read it. `make` brings a split's part into being where the world is the source.
+
+    In the layout `official`, a task's text databases of UNITER's go before its public files. A task that a layout does
+    not have is a `UserError`.
+    """
 
     folder: Path
     layout: str
@@ -38,37 +64,106 @@ class Source:
     def captions(self, split: str) -> Captions:
         """Read a split's images with captions."""
         self.make("captions", split)
-        if self.layout == "flickr8k":
+        if self.layout != "official":
             return read_flickr8k(self.folder, split, self.vocabulary, LONGEST_TEXT)
         return read_coco_captions(self.folder / "captions", split, self.vocabulary, LONGEST_TEXT)
 
+    def retrieval(self, split: str) -> Captions:
+        """Read a split of image-text retrieval: five captions an image."""
+        self.make("flickr30k", split)
+        if self.layout != "official":
+            return read_flickr8k(self.folder, split, self.vocabulary, LONGEST_TEXT)
+        folder = self.folder / "flickr30k"
+        if databases := databases_of("flickr30k", folder, split, self.vocabulary):
+            return database_captions(databases, folder, split, LONGEST_TEXT)
+        path = first_file(folder, ("dataset_flickr30k.json", "dataset_coco.json"))
+        return read_karpathy(path, split, self.vocabulary, LONGEST_TEXT)
+
     def answers(self, task: str = "vqa") -> list[str]:
-        """Return the answer vocabulary of VQA, in label order."""
-        self.make("vqa", "train")
-        return read_answers(self.folder / "vqa" / "ans2label.json")
+        """Return the answer vocabulary of `vqa` or `gqa`, in label order."""
+        if task not in ("vqa", "gqa"):
+            raise unknown("task with an answer vocabulary", task, ("vqa", "gqa"))
+        self.make(task, "train")
+        if self.layout == "photos" and task == "vqa":
+            return daquar_answers(self.folder)
+        names = ANSWER_FILES if task == "vqa" else ANSWER_FILES[1:]
+        return read_answers(first_file(self._task(task), names))
 
     def vqa(self, split: str, answers: list[str]) -> Questions:
         """Read a split of VQA; `answers` gives the labels."""
         self.make("vqa", split)
-        return read_vqa(self.folder / "vqa", split, self.vocabulary, answers, LONGEST_TEXT)
+        if self.layout == "photos":
+            return read_daquar(self.folder, split, self.vocabulary, answers, LONGEST_TEXT)
+        folder = self._task("vqa")
+        if databases := databases_of("vqa", folder, split, self.vocabulary):
+            return database_questions(databases, folder, split, len(answers), LONGEST_TEXT, split == "train")
+        return read_vqa(folder, split, self.vocabulary, answers, LONGEST_TEXT)
+
+    def gqa(self, split: str, answers: list[str]) -> Questions:
+        """Read a split of GQA; `answers` gives the labels, scores are one-hot."""
+        self.make("gqa", split)
+        return read_gqa(self._task("gqa"), split, self.vocabulary, answers, LONGEST_TEXT)
+
+    def entailment(self, split: str) -> Questions:
+        """Read a split of visual entailment: scores one-hot over contradiction, entailment, neutral."""
+        self.make("snli_ve", split)
+        if self.layout == "photos":
+            return read_pairs(self.folder, split, self.vocabulary, LONGEST_TEXT)
+        folder = self._task("snli_ve")
+        if databases := databases_of("snli_ve", folder, split, self.vocabulary):
+            return database_questions(databases, folder, split, len(LABELS), LONGEST_TEXT, split == "train")
+        return read_snli_ve(folder, split, self.vocabulary, LONGEST_TEXT)
+
+    def statements(self, split: str) -> Questions:
+        """Read a split of NLVR v1, sentences about one picture: scores one-hot over false, true (layout `photos`)."""
+        if self.layout != "photos":
+            raise UserError(f"{self.folder}: the layout {self.layout} has no NLVR v1; the layout photos has it")
+        return read_nlvr1(self.folder, split, self.vocabulary, LONGEST_TEXT)
+
+    def vcr(self, split: str) -> Choices:
+        """Read a split of VCR."""
+        self.make("vcr", split)
+        folder = self._task("vcr")
+        if databases := databases_of("vcr", folder, split, self.vocabulary):
+            return database_choices(databases, folder, split, LONGEST_TEXT)
+        return read_vcr(folder, split, self.vocabulary, LONGEST_TEXT)
 
     def nlvr2(self, split: str) -> Pairs:
         """Read a split of NLVR2."""
         self.make("nlvr2", split)
-        return read_nlvr2(self.folder / "nlvr2", split, self.vocabulary, LONGEST_TEXT)
+        folder = self._task("nlvr2")
+        if databases := databases_of("nlvr2", folder, split, self.vocabulary):
+            return database_pairs(databases, folder, split, LONGEST_TEXT)
+        return read_nlvr2(folder, split, self.vocabulary, LONGEST_TEXT)
+
+    def expressions(self, split: str, boxes: str) -> Expressions:
+        """Read a split of RefCOCO+ (test is testA) with the `true` or the `detected` boxes of its images."""
+        self.make("refcoco", split)
+        folder = self._task("refcoco")
+        if databases := databases_of("refcoco", folder, split, self.vocabulary):
+            return database_expressions(databases, folder, boxes, LONGEST_TEXT)
+        return read_refcoco(folder, split, boxes, self.vocabulary, LONGEST_TEXT)
+
+    def _task(self, name: str) -> Path:
+        """Return a task's folder; only the layout `official` has one."""
+        if self.layout != "official":
+            raise UserError(f"{self.folder}: the layout {self.layout} has no {name}; the layout official has a folder")
+        return self.folder / name
 
 
 @lru_cache(maxsize=4)
 def open_source(spec: DataSpec, store: Store) -> Source:
     """Return the source of a spec: the world's files are made in the store, a folder is where it was registered."""
     if isinstance(spec, World):
-        return _world(spec, store.root / "data" / spec.digest)
+        folder = store.root / "data" / spec.digest
+        world_folder(spec, folder)
+        return Source(folder, "official", read_vocabulary(folder / "vocab.txt"), world_maker(spec, folder))
     note = store.root / "data" / f"{spec.digest}.json"
     if not note.exists():
         raise UserError(f"the data of this run (fingerprint {spec.fingerprint}) is not known here; name it with --data")
     known = json.loads(note.read_text())
     folder = Path(known["folder"])
-    if _states(folder, spec.layout) != known["files"]:
+    if file_states(folder, spec.layout) != known["files"]:
         raise UserError(
             f"the files in {folder} changed since this study was planned; plan it again with --data {folder}"
         )
@@ -77,97 +172,26 @@ def open_source(spec: DataSpec, store: Store) -> Source:
 
 def open_folder(folder: Path, layout: str | None = None, vocabulary: Vocabulary | None = None) -> Source:
     """Return the source of any folder in a known layout; the vocabulary is the folder's own unless given."""
-    layout = layout or find_layout(folder)
+    layout = checked_layout(folder, layout)
     if vocabulary is None:
-        vocabulary = _folder_vocabulary(folder, layout)
+        vocabulary = folder_vocabulary(folder, layout)
     return Source(folder, layout, vocabulary)
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, layout: str | None = None) -> None:
     """Raise `UserError` where a folder has no known layout or no vocabulary; write nothing."""
-    _folder_vocabulary(folder, find_layout(folder))
+    folder_vocabulary(folder, checked_layout(folder, layout))
 
 
-def find_layout(folder: Path) -> str:
-    """Return which layout a folder has: `flickr8k`, or `official` (captions/, vqa/, nlvr2/ beside a vocab.txt)."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
-    if (folder / "flickr8k").is_dir() and (folder / "features" / "flickr8k").is_dir():
-        return "flickr8k"
-    if any((folder / part).is_dir() for part in ("captions", "vqa", "nlvr2")):
-        return "official"
-    raise UserError(
-        f"{folder} has neither flickr8k/ and features/flickr8k/, nor any of captions/, vqa/, nlvr2/ beside a vocab.txt"
-    )
+def register_folder(folder: Path, store: Store, layout: str | None = None) -> Folder:
+    """Return the spec of a user's folder, whose bytes make the fingerprint, and note in the store where it lies.
 
-
-def register_folder(folder: Path, store: Store) -> Folder:
-    """Return the spec of a user's folder, whose bytes make the fingerprint, and note in the store where it lies."""
-    layout = find_layout(folder)
-    files = sorted(_files(folder, layout))
-    total = hashlib.sha256()
-    for path in files:
-        total.update(str(path.relative_to(folder)).encode() + b"\0")
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    spec = Folder(layout="flickr8k" if layout == "flickr8k" else "official", fingerprint=total.hexdigest()[:20])
-    vocabulary = _folder_vocabulary(folder, layout)
-    about = {"folder": str(folder.resolve()), "files": _states(folder, layout)}
+    The layout is found where it is not given: `photos` must be asked for, see `find_layout`.
+    """
+    known = checked_layout(folder, layout)
+    spec = Folder(layout=known, fingerprint=fingerprint(folder, known))
+    vocabulary = folder_vocabulary(folder, known)
+    about = {"folder": str(folder.resolve()), "files": file_states(folder, known)}
     write_file(store.root / "data" / f"{spec.digest}.vocab.txt", vocabulary.text().encode())
     write_file(store.root / "data" / f"{spec.digest}.json", json.dumps(about).encode())
     return spec
-
-
-def _states(folder: Path, layout: str) -> dict[str, list[int]]:
-    """Return size and time of change of each file: whether the bytes behind a fingerprint may have changed."""
-    found = {str(path.relative_to(folder)): path.stat() for path in _files(folder, layout) if path.exists()}
-    return {name: [state.st_size, state.st_mtime_ns] for name, state in sorted(found.items())}
-
-
-def _files(folder: Path, layout: str) -> list[Path]:
-    if layout == "flickr8k":
-        return [path for part in ("flickr8k", "features/flickr8k") for path in (folder / part).glob("*.parquet")]
-    parts = [path for part in ("captions", "vqa", "nlvr2") for path in (folder / part).rglob("*") if path.is_file()]
-    return [folder / "vocab.txt", *parts]
-
-
-def _folder_vocabulary(folder: Path, layout: str) -> Vocabulary:
-    if layout == "official":
-        return read_vocabulary(folder / "vocab.txt")
-    _, captions = flickr8k_captions(folder, "train")
-    return build_vocabulary((text for texts in captions for text in texts), least=LEAST_COUNT)
-
-
-def _world(spec: World, folder: Path) -> Source:
-    if spec.generator != scenes.WORLD_VERSION:
-        raise UserError(
-            f"this run is of the embedded world's generator {spec.generator}, this vltickets has {scenes.WORLD_VERSION}"
-        )
-
-    def make(part: str, split: str) -> None:
-        if split not in WORLD_SPLITS:
-            raise unknown("split of the embedded world", split, WORLD_SPLITS)
-        marker = folder / part / f".{split}.whole"
-        if marker.exists():
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{part}-{split}.lock"):  # another process may be making it right now
-            if marker.exists():
-                return
-            training = split == "train"
-            if part == "captions":
-                scenes.write_captions(
-                    folder, split, seed=spec.seed, scenes=spec.scenes if training else HELD_OUT_SCENES
-                )
-            elif part == "vqa":
-                count = spec.examples if training else spec.heldout
-                scenes.write_vqa(folder, split, seed=spec.seed, questions=count)
-            else:
-                count = spec.examples if training else spec.heldout
-                scenes.write_nlvr2(folder, split, seed=spec.seed, examples=count)
-            write_file(marker, b"")
-
-    if not (folder / "vocab.txt").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        scenes.write_vocabulary(folder)
-    return Source(folder, "official", read_vocabulary(folder / "vocab.txt"), make)

@@ -27,7 +27,7 @@ class Folder(Spec):
     """Files on the user's disk. The fingerprint of their bytes is part of every result; where they lie is not."""
 
     kind: Literal["folder"] = "folder"
-    layout: Literal["official", "flickr8k"]
+    layout: Literal["official", "flickr8k", "photos"]
     fingerprint: str = Field(min_length=8)
 
 
