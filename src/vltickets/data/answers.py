@@ -37,7 +37,10 @@ y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 def _contractions() -> dict[str, str]:
     """Return each contraction that lacks one of its apostrophes, and the proper one."""
     found = {
-        word[:place] + word[place + 1 :]: word for word in _PROPER for place, letter in enumerate(word) if letter == "'"
+        word[:place] + word[place + 1 :]: word
+        for word in _PROPER.split()
+        for place, letter in enumerate(word)
+        if letter == "'"
     }
     return found | {"somebody'd": "somebodyd"}  # the official table has this one the wrong way round
 
