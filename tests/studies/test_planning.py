@@ -143,7 +143,7 @@ def test_levels_may_be_a_schedule() -> None:
 def test_every_recipe_is_read_and_planned(name: str, tmp_path: Path) -> None:
     study = load_study(name)
     assert isinstance(study, Study)
-    assert study.start in ("shipped", "imported") or study.pretraining is not None
+    assert study.start in ("shipped", "imported", "fresh") or study.pretraining is not None
     assert plan([cell.node for cell in first_ticket(study, DATA)], Store(tmp_path / "store"))
     head = presets()[name].read_text().splitlines()[:12]
     for word in ("Command:", "Hardware:", "Expect:"):

@@ -80,6 +80,12 @@ class Nlvr2(TaskBase):
     head: Literal["paired", "triplet", "paired-attn"] = "paired-attn"
 
 
+class Nlvr1(TaskBase):
+    """NLVR v1, where NLVR2's photos can't be had: is a sentence true of one drawn picture? Accuracy."""
+
+    kind: Literal["nlvr1"] = "nlvr1"
+
+
 class Matching(TaskBase):
     """Find a photo's caption among `candidates` fixed ones; trained as a softmax over 1 right and `negatives` wrong."""
 
@@ -123,13 +129,14 @@ class Pretraining(TaskBase):
 
 
 TaskSpec = Annotated[
-    Vqa | Gqa | Vcr | Nlvr2 | SnliVe | Refcoco | Retrieval | Matching | Pretraining, Field(discriminator="kind")
+    Vqa | Gqa | Vcr | Nlvr2 | Nlvr1 | SnliVe | Refcoco | Retrieval | Matching | Pretraining, Field(discriminator="kind")
 ]
 TASK_KINDS: dict[str, type[TaskBase]] = {
     "vqa": Vqa,
     "gqa": Gqa,
     "vcr": Vcr,
     "nlvr2": Nlvr2,
+    "nlvr1": Nlvr1,
     "snli_ve": SnliVe,
     "refcoco": Refcoco,
     "retrieval": Retrieval,

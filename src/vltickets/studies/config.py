@@ -88,12 +88,13 @@ class Study(Spec):
     title: str
     note: str = ""
     data: Literal["world", "folder"] = "world"
+    layout: Literal["official", "flickr8k", "photos"] | None = Field(None, description="of the folder; else it is seen")
     world: WorldSize = WorldSize()
     backbone: Literal["tiny", "real", "small", "base"] = "tiny"
-    task: Literal["vqa", "gqa", "vcr", "nlvr2", "snli_ve", "refcoco", "retrieval", "matching"] = "vqa"
+    task: Literal["vqa", "gqa", "vcr", "nlvr2", "nlvr1", "snli_ve", "refcoco", "retrieval", "matching"] = "vqa"
     options: dict[str, Any] = Field({}, description="the task's own keys, such as head, boxes, hard_negatives")
     split: str = "test"
-    start: Literal["shipped", "pretrained"] = "pretrained"
+    start: Literal["shipped", "pretrained", "fresh"] = "pretrained"
     pretraining: Pretrain | None = None
     training: Recipe
     levels: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

@@ -41,6 +41,8 @@ def starts(study: Study, data: DataSpec) -> tuple[Start, Start | None]:
     """Return θ₀ and its text-only parent θ₀′ (None where θ₀ had no text-only stage)."""
     if study.start == "shipped":
         return shipped("theta0"), shipped("text-only")
+    if study.start == "fresh":  # for data that nothing was pre-trained on
+        return Fresh(), None
     assert study.pretraining is not None
     text, theta0 = pretraining_nodes(study, study.pretraining, data)
     return Trained(train=theta0), None if text is None else Trained(train=text)

@@ -160,6 +160,6 @@ def _data(study: Study, store: Store, folder: Path | None) -> DataSpec:
         )
     if folder is None:
         raise UserError("this study runs on real data: name its folder with --data DIR")
-    check_folder(folder)  # refuses before anything is written
+    check_folder(folder, study.layout)  # refuses before anything is written
     store.prepare()
-    return register_folder(folder, store)
+    return register_folder(folder, store, study.layout)

@@ -6,6 +6,7 @@ from vltickets.data import Source
 from vltickets.specs import (
     Gqa,
     Matching,
+    Nlvr1,
     Nlvr2,
     Pretraining,
     Refcoco,
@@ -18,6 +19,7 @@ from vltickets.specs import (
 )
 from vltickets.tasks.gqa import GqaTask
 from vltickets.tasks.matching import MatchingTask
+from vltickets.tasks.nlvr1 import Nlvr1Task
 from vltickets.tasks.nlvr2 import Nlvr2Task
 from vltickets.tasks.pretraining import PretrainingTask
 from vltickets.tasks.protocol import Task
@@ -41,6 +43,8 @@ def build_task(spec: TaskSpec, source: Source, backbone: Uniter, labels: dict[st
             return VcrTask(spec, source)
         case Nlvr2():
             return Nlvr2Task(spec, source, backbone.heads)
+        case Nlvr1():
+            return Nlvr1Task(spec, source)
         case SnliVe():
             return SnliVeTask(spec, source)
         case Refcoco():

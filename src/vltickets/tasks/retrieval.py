@@ -142,7 +142,8 @@ def _with_wrong(data: Captions, examples: np.ndarray, images: np.ndarray | None,
 
 def _wrong_images(data: Captions, rng: np.random.Generator, examples: np.ndarray, count: int) -> np.ndarray:
     pool = np.unique(data.images)
-    return pool[_draw(rng, pool, data.images[examples], count)]
+    images: np.ndarray = pool[_draw(rng, pool, data.images[examples], count)]
+    return images
 
 
 def _wrong_captions(data: Captions, rng: np.random.Generator, examples: np.ndarray, count: int) -> np.ndarray:

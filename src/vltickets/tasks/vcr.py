@@ -133,7 +133,8 @@ class VcrTask:
 
 def _right_places(data: Choices, examples: np.ndarray) -> np.ndarray:
     items = examples // 2
-    return np.where(examples % 2 == 0, data.answer_labels[items], data.rationale_labels[items])
+    places: np.ndarray = np.where(examples % 2 == 0, data.answer_labels[items], data.rationale_labels[items])
+    return places
 
 
 def chosen(scores: np.ndarray) -> np.ndarray:
