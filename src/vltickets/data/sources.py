@@ -147,7 +147,7 @@ class Source:
     def _task(self, name: str) -> Path:
         """Return a task's folder; only the layout `official` has one."""
         if self.layout != "official":
-            raise UserError(f"{self.folder}: the layout {self.layout} has no {name}; the layout official has a folder")
+            raise UserError(f"{self.folder}: the layout {self.layout} has no {name}; put its files as docs/data.md says")
         return self.folder / name
 
 
