@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -17,7 +15,6 @@ import pytest
 from vltickets.data import Ragged, Source, Vocabulary, open_folder
 from vltickets.data.answers import normal_answer
 from vltickets.data.gqa import gqa_files
-from vltickets.data.refcoco import read_refcoco
 from vltickets.data.snli_ve import read_snli_ve
 from vltickets.data.vcr import read_vcr
 from vltickets.data.vocabulary import SPECIALS
@@ -91,7 +88,6 @@ def test_vqa_trains_on_visual_genome_too(source: Source) -> None:
 
 def test_vqa_test_has_no_answers_and_says_so(source: Source) -> None:
     (source.folder / "vqa" / "v2_OpenEnded_mscoco_test2015_questions.json").write_text('{"questions": []}')
-    shutil.copy(*(source.folder / "vqa" / f"regions_{name}.safetensors" for name in ("dev", "test")))
     with pytest.raises(UserError, match=r"answers of test2015 were never published"):
         source.vqa("test", source.answers())
 
@@ -260,70 +256,6 @@ def test_refcoco_needs_the_order_of_the_annotations(source: Source) -> None:
     assert source.expressions("dev", "detected").ids == [2, 3]
 
 
-class Harm:
-    """Its pickle, loaded, would make a folder."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, ("harm",)
-
-
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_pickle_with_code_in_it_is_refused_and_not_run(
-    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: int
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = source.folder / "refcoco" / "refs(unc).p"
-    path.write_bytes(pickle.dumps([Harm()], protocol=protocol))
-    with pytest.raises(UserError, match=r"refs\(unc\).p: not a pickle of plain data .*mkdir: code, not data"):
-        source.expressions("dev", "true")
-    assert not (tmp_path / "harm").exists()
-
-
-def test_a_pickle_of_python_2_is_read(source: Source) -> None:
-    """Python 2 wrote texts as bytes: opcodes STRING and SHORT_BINSTRING, which `encoding` is for."""
-    before = source.expressions("dev", "true")
-    path = source.folder / "refcoco" / "refs(unc).p"
-    refs = pickle.loads(path.read_bytes())
-    path.write_bytes(python2(refs))
-    after = source.expressions("dev", "true")
-    assert (after.ids, after.targets.tolist()) == (before.ids, before.targets.tolist())
-    path.write_bytes(pickle.dumps(as_bytes(refs), protocol=2))  # bytes of Python 3 in that protocol
-    assert source.expressions("dev", "true").ids == before.ids
-
-
-def python2(value: Any) -> bytes:
-    """Return a pickle of plain data as Python 2 wrote it in protocol 0 (texts as STRING)."""
-    out = io.BytesIO()
-
-    def put(item: Any) -> None:
-        if isinstance(item, dict):
-            out.write(b"(d")
-            for key, content in item.items():
-                put(key)
-                put(content)
-                out.write(b"s")
-        elif isinstance(item, list):
-            out.write(b"(l")
-            for content in item:
-                put(content)
-                out.write(b"a")
-        elif isinstance(item, str):
-            out.write(b"S" + repr(item).encode() + b"\n")
-        else:
-            out.write(f"I{item}\n".encode())
-
-    put(value)
-    return out.getvalue() + b"."
-
-
-def as_bytes(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {as_bytes(key): as_bytes(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [as_bytes(item) for item in value]
-    return value.encode() if isinstance(value, str) else value
-
-
 # Retrieval, NLVR2, captions
 
 
@@ -393,18 +325,6 @@ def test_the_public_samples_are_read(shared: Path, tmp_path: Path, write_regions
         pairs = read_snli_ve(folder, "dev", only, 60)
         assert pairs.kinds == [record["gold_label"] for record in records]
         assert len(pairs.ids) == count
-
-
-@pytest.mark.shared
-def test_the_public_sample_of_refcoco_is_read(shared: Path, tmp_path: Path, write_regions: WriteRegions) -> None:
-    refs = json.loads((shared / "data" / "formats" / "refcoco" / "refs_unc_sample.json").read_text())
-    write_regions(tmp_path, "gt_all", {"visual_grounding_coco_gt_000000581857.npz": 1})
-    (tmp_path / "refs(unc).p").write_bytes(python2(refs))
-    item = {"id": 1719310, "image_id": 581857, "bbox": [1, 2, 3, 4]}
-    instances = {"images": [{"id": 581857, "width": 640, "height": 427}], "annotations": [item]}
-    (tmp_path / "instances.json").write_text(json.dumps(instances))
-    data = read_refcoco(tmp_path, "train", "true", vocabulary_of(["lady with"]), 60)
-    assert (data.ids, data.targets.tolist()) == ([0, 1, 2], [0, 0, 0])
 
 
 @pytest.mark.shared

@@ -147,7 +147,7 @@ class Source:
     def _task(self, name: str) -> Path:
         """Return a task's folder; only the layout `official` has one."""
         if self.layout != "official":
-            raise UserError(f"{self.folder}: the layout {self.layout} has no {name}; put its files as docs/data.md says")
+            raise UserError(f"{self.folder}: the layout {self.layout} has no {name}; lay its files as in docs/data.md")
         return self.folder / name
 
 

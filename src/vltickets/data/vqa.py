@@ -74,8 +74,9 @@ def read_vqa(folder: Path, split: str, vocabulary: Vocabulary, answers: list[str
         found = QuestionList(split_regions(folder, [split]), training=False)
         _read_part(own, found, label)
     elif official.questions.exists():
+        parts = _official_parts(folder, split)
         found = QuestionList(split_regions(folder, [split, official.name]), training=split == "train")
-        for part in _official_parts(folder, split):
+        for part in parts:
             _read_part(part, found, label)
         if split == "train" and (folder / GENOME).exists():
             _read_genome(folder / GENOME, found, label)
