@@ -69,6 +69,9 @@ def test_vqa_with_a_mini_dev_trains_on_the_rest_of_val2014(source: Source) -> No
     answers = source.answers()
     assert source.vqa("dev", answers).ids == [11, 13]
     assert source.vqa("train", answers).ids == [0, 1, 2, 10, 12]
+    (source.folder / "vqa" / "minidev.json").write_text("[11, 99]")
+    with pytest.raises(UserError, match=r"minidev.json: question 99 is not in .*val2014_questions.json"):
+        source.vqa("dev", answers)
     (source.folder / "vqa" / "minidev.json").write_text('["11"]')
     with pytest.raises(UserError, match=r"minidev.json: expected a list of question ids"):
         source.vqa("train", answers)

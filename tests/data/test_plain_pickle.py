@@ -56,6 +56,20 @@ def test_a_pickle_of_python_2_is_read(source: Source) -> None:
     assert source.expressions("dev", "true").ids == before.ids
 
 
+def test_a_pickle_that_unfolds_without_end_is_refused_or_read_at_once(source: Source) -> None:
+    path = source.folder / "refcoco" / "refs(unc).p"
+    many: list[Any] = ["x"]
+    for _ in range(12):
+        many = [many] * 10  # 10^12 texts, were each list gone through wherever it stands
+    cyclic: list[Any] = []
+    cyclic.append(cyclic)
+    in_a_field = [{"split": "val", "image_id": many}]
+    for value in (many, cyclic, in_a_field, [{("a", "b"): 1}], [{"split": "val", "image_id": 10**5000}]):
+        path.write_bytes(pickle.dumps(value))
+        with pytest.raises(UserError, match=r"refs\(unc\).p"):
+            source.expressions("dev", "true")
+
+
 def python2(value: Any) -> bytes:
     """Return a pickle of plain data as Python 2 wrote it in protocol 0 (texts as STRING)."""
     out = io.BytesIO()

@@ -34,7 +34,7 @@ def read_plain_pickle(path: Path) -> Any:
     """Return the plain data of a pickle, texts of Python 2 among it as text; anything else is a `UserError`."""
     try:
         with path.open("rb") as file:
-            return _with_text(PlainUnpickler(file, encoding="latin1").load(), DEEPEST)
+            return _with_text(PlainUnpickler(file, encoding="latin1").load(), DEEPEST, {})
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:  # a broken pickle raises nearly every exception there is
@@ -42,14 +42,22 @@ def read_plain_pickle(path: Path) -> Any:
         raise UserError(f"{path}: not a pickle of plain data ({reason})") from None
 
 
-def _with_text(value: Any, deepest: int) -> Any:
-    """Return the value with its bytes as text: Python 2 wrote some texts in that way."""
-    if deepest == 0:
-        raise ValueError(f"lists within lists, more than {DEEPEST} deep")
+def _with_text(value: Any, deepest: int, done: dict[int, Any]) -> Any:
+    """Return the value with its bytes as text: Python 2 wrote some texts in that way.
+
+    `done` has what was changed already: a list that stands in many places, as a pickle can say, is gone through once.
+    """
     if isinstance(value, bytes):
         return value.decode("utf-8")
-    if isinstance(value, list | tuple):
-        return [_with_text(item, deepest - 1) for item in value]
-    if isinstance(value, dict):
-        return {_with_text(key, deepest - 1): _with_text(item, deepest - 1) for key, item in value.items()}
-    return value
+    if not isinstance(value, list | tuple | dict):
+        return value
+    if deepest == 0:
+        raise ValueError(f"lists within lists, more than {DEEPEST} deep")
+    if id(value) not in done:
+        if isinstance(value, dict):
+            done[id(value)] = {
+                _with_text(key, 0, done): _with_text(item, deepest - 1, done) for key, item in value.items()
+            }
+        else:
+            done[id(value)] = [_with_text(item, deepest - 1, done) for item in value]
+    return done[id(value)]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vltickets.errors import UserError
 
-LONGEST_SHOWN = 200  # letters of a wrong value in an error's sentence
+LONGEST_SHOWN = 200  # letters of a wrong text in an error's sentence
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 4, 8, 8
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = LONGEST_SHOWN
 
 
 def read_json(path: Path) -> Any:
@@ -55,9 +59,11 @@ def field(record: Any, name: str, kind: type | tuple[type, ...], where: str) -> 
 
 
 def shown(value: object) -> str:
-    """Return a value for an error's sentence, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"
+    """Return a value for an error's sentence, cut where it is long or deep."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        return f"a very large {type(value).__name__}"
 
 
 def text_field(record: Any, name: str, where: str) -> str:

@@ -78,6 +78,8 @@ def read_vqa(folder: Path, split: str, vocabulary: Vocabulary, answers: list[str
         found = QuestionList(split_regions(folder, [split, official.name]), training=split == "train")
         for part in parts:
             _read_part(part, found, label)
+            if part.only is not None and (missing := part.only - set(found.ids)):
+                raise UserError(f"{folder / MINIDEV}: question {min(missing)} is not in {part.questions}")
         if split == "train" and (folder / GENOME).exists():
             _read_genome(folder / GENOME, found, label)
     else:
