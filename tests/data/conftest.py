@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import pickle
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
+from vltickets.data import RegionWriter
 from vltickets.data.vocabulary import SPECIALS
 
 WriteRegions = Callable[[Path, str, Mapping[str, int]], None]
@@ -20,23 +19,11 @@ WriteRegions = Callable[[Path, str, Mapping[str, int]], None]
 
 def _write_regions(folder: Path, name: str, images: Mapping[str, int]) -> None:
     """Write `regions_NAME` of a task's folder: each image with so many regions, of 4 numbers and 3 classes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if importlib.util.find_spec("vltickets.data.region_store"):
-        store = importlib.import_module("vltickets.data.region_store")
-        with store.RegionWriter(folder / f"regions_{name}", width=4, classes=3) as writer:
-            for image, count in images.items():
-                box = np.tile(np.array([0, 0, 1, 1], dtype=np.float32), (count, 1))
-                writer.add(image, np.zeros((count, 4), np.float16), box, np.ones((count, 3), np.float16), None)
-        return
-    total = sum(images.values())
-    arrays = {
-        "features": np.zeros((total, 4), dtype=np.float16),
-        "boxes": np.tile(np.array([0, 0, 1, 1], dtype=np.float32), (total, 1)),
-        "offsets": np.concatenate([[0], np.cumsum(list(images.values()))]).astype(np.int64),
-        "soft_labels": np.ones((total, 3), dtype=np.float16),
-    }
-    metadata = {"format": "vltickets-regions-1", "names": json.dumps(list(images))}
-    save_file(arrays, folder / f"regions_{name}.safetensors", metadata)
+    shutil.rmtree(folder / f"regions_{name}", ignore_errors=True)
+    with RegionWriter(folder / f"regions_{name}", width=4, classes=3) as writer:
+        for image, count in images.items():
+            box = np.tile(np.array([0, 0, 1, 1], dtype=np.float32), (count, 1))
+            writer.add(image, np.zeros((count, 4), np.float16), box, np.ones((count, 3), np.float16), None)
 
 
 @pytest.fixture(scope="session")

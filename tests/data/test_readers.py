@@ -10,13 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors import safe_open
-from safetensors.numpy import save_file
+import torch
 
-from vltickets.data import Source, Vocabulary, open_folder, open_source, read_regions, register_folder, soft_targets
+from vltickets.data import (
+    RegionWriter,
+    Source,
+    Vocabulary,
+    open_folder,
+    open_source,
+    register_folder,
+    soft_targets,
+)
 from vltickets.data.captions import read_coco_captions, read_flickr8k
 from vltickets.data.nlvr2 import read_nlvr2
-from vltickets.data.regions import REGIONS_FORMAT, geometry
+from vltickets.data.regions import geometry
 from vltickets.data.vocabulary import SPECIALS
 from vltickets.data.vqa import read_answers, read_vqa
 from vltickets.errors import UserError
@@ -77,7 +84,7 @@ BREAKS = {
     "an image without regions": Break(
         QUESTIONS,
         lambda v: v["questions"][4].update(image_id=10**6),
-        "regions_test.safetensors has no regions of image 'coco_test_000001000000.npz'",
+        "regions_test has no regions of image 'coco_test_000001000000.npz'",
         "question 4",
     ),
     "a question without annotation": Break(
@@ -139,43 +146,6 @@ def test_a_file_that_is_broken_or_missing_is_named(folder: Path, path: str, cont
         read(folder, path.partition("/")[0])
 
 
-def rewrite_regions(path: Path, change: Callable[[dict[str, np.ndarray], dict[str, str]], object]) -> None:
-    with safe_open(path, "numpy") as file:
-        metadata, arrays = dict(file.metadata()), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    change(arrays, metadata)
-    save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, path, metadata)
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (lambda arrays, metadata: metadata.update(format="other"), "format 'other', expected 'vltickets-regions-1'"),
-        (lambda arrays, metadata: metadata.update(names="["), "not a region file"),
-        (lambda arrays, metadata: metadata.update(names="[]"), "0 names but"),
-        (lambda arrays, metadata: arrays.pop("boxes"), "not a region file"),
-        (lambda arrays, metadata: arrays.update(boxes=arrays["boxes"][:, :3]), r"boxes has shape .* expected \[n, 4\]"),
-        (lambda arrays, metadata: arrays.update(features=arrays["features"][:-1]), "offsets should rise from 0"),
-        (lambda arrays, metadata: arrays.update(soft_labels=arrays["soft_labels"][:-1]), "soft_labels has shape"),
-        (lambda arrays, metadata: arrays.update(offsets=arrays["offsets"][::-1]), "offsets should rise from 0"),
-    ],
-)
-def test_a_broken_region_file_is_named(folder: Path, change: Any, says: str) -> None:
-    path = folder / "captions" / "regions_test.safetensors"
-    rewrite_regions(path, change)
-    with pytest.raises(UserError, match=f"regions_test.safetensors.*{says}"):
-        read_regions(path)
-
-
-def test_a_region_file_that_is_missing_or_torn_is_named(folder: Path) -> None:
-    path = folder / "captions" / "regions_test.safetensors"
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match=r"regions_test.safetensors: not a region file"):
-        read_regions(path)
-    path.unlink()
-    with pytest.raises(UserError, match=r"regions_test.safetensors: no such file; it should hold the region features"):
-        read_regions(path)
-
-
 # What is read is what is in the files
 
 
@@ -231,7 +201,7 @@ def test_each_text_has_the_regions_of_its_image(source: Source, small_world: Pat
 
 
 def test_geometry_is_corners_sides_and_area() -> None:
-    seven = geometry(np.array([[0.125, 0.25, 0.375, 0.75]], dtype=np.float32))
+    seven = geometry(torch.tensor([[0.125, 0.25, 0.375, 0.75]]))
     assert seven.tolist() == [[0.125, 0.25, 0.375, 0.75, 0.25, 0.5, 0.125]]
 
 
@@ -289,13 +259,10 @@ def test_a_folder_of_no_known_layout_is_named(tmp_path: Path, make: Callable[[Pa
 
 
 def made_up_regions(path: Path, names: list[str]) -> None:
-    arrays = {
-        "features": np.zeros((len(names), 4), dtype=np.float16),
-        "boxes": np.tile(np.array([0, 0, 1, 1], dtype=np.float32), (len(names), 1)),
-        "offsets": np.arange(len(names) + 1),
-        "soft_labels": np.ones((len(names), 3), dtype=np.float16),
-    }
-    save_file(arrays, path, {"format": REGIONS_FORMAT, "names": json.dumps(names)})
+    box = np.array([[0, 0, 1, 1]], dtype=np.float32)
+    with RegionWriter(path, width=4, classes=3) as writer:
+        for name in names:
+            writer.add(name, np.zeros((1, 4)), box, np.ones((1, 3)))
 
 
 def vocabulary_of(texts: list[str]) -> Vocabulary:
@@ -310,7 +277,7 @@ def test_official_vqa_files_are_read(shared: Path, tmp_path: Path) -> None:
     shutil.copy(samples / "annotations.json", tmp_path / "v2_mscoco_train2014_annotations.json")
     items = json.loads((samples / "questions.json").read_text())["questions"]
     images = sorted({item["image_id"] for item in items})
-    made_up_regions(tmp_path / "regions_train2014.safetensors", [f"coco_train2014_{n:012d}.npz" for n in images])
+    made_up_regions(tmp_path / "regions_train2014", [f"coco_train2014_{n:012d}.npz" for n in images])
     answers = read_answers(samples / "ans2label.json")
     vocabulary = vocabulary_of([item["question"] for item in items])
     data = read_vqa(tmp_path, "train2014", vocabulary, answers, 60)
@@ -327,9 +294,7 @@ def test_official_nlvr2_files_are_read(shared: Path, tmp_path: Path) -> None:
     shutil.copy(sample, tmp_path / "dev.json")
     lines = [json.loads(line) for line in sample.read_text().splitlines()]
     stems = sorted({line["identifier"].rpartition("-")[0] for line in lines})
-    made_up_regions(
-        tmp_path / "regions_dev.safetensors", [f"nlvr2_{stem}-img{n}.npz" for stem in stems for n in (0, 1)]
-    )
+    made_up_regions(tmp_path / "regions_dev", [f"nlvr2_{stem}-img{n}.npz" for stem in stems for n in (0, 1)])
     data = read_nlvr2(tmp_path, "dev", vocabulary_of([line["sentence"] for line in lines]), 60)
     assert data.identifiers == [line["identifier"] for line in lines]
     assert data.labels.tolist() == [int(line["label"] == "True") for line in lines]
@@ -342,7 +307,7 @@ def test_official_coco_captions_are_read(shared: Path, tmp_path: Path) -> None:
     shutil.copy(sample, tmp_path / "captions_val2017.json")
     items = json.loads(sample.read_text())["annotations"]
     names = [f"coco_val2017_{n:012d}.npz" for n in sorted({item["image_id"] for item in items})]
-    made_up_regions(tmp_path / "regions_val2017.safetensors", names)
+    made_up_regions(tmp_path / "regions_val2017", names)
     data = read_coco_captions(tmp_path, "val2017", vocabulary_of([item["caption"] for item in items]), 60)
     assert data.foils is None
     assert [data.regions.names[image] for image in data.images] == [
@@ -359,7 +324,7 @@ def test_the_flickr8k_packing_is_read(shared: Path) -> None:
     counts = data.regions.features.lengths
     assert (counts.min() >= 7, counts.max() <= 16) == (True, True)
     assert len(data.regions.names) == 1000
-    boxes = data.regions.boxes.values
+    boxes = geometry(data.regions.boxes.values)
     assert (boxes[:, :4].min() >= 0, boxes[:, :4].max() <= 1, boxes[:, 4:6].min() > 0) == (True, True, True)
     # Class 0 is the background, and the detector mostly sees something else.
     targets = soft_targets(data.regions, np.arange(1000))

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors import safe_open
 
 from vltickets.scenes import REGION_CLASSES, REGION_WIDTH, write_captions, write_nlvr2, write_vocabulary, write_vqa
 from vltickets.scenes.questions import ANSWERS
@@ -18,10 +17,11 @@ FOLDERS = ("captions", "vqa", "nlvr2")
 
 
 def read_regions(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
-    with safe_open(path, framework="numpy") as file:
-        metadata = file.metadata()
-        assert metadata["format"] == "vltickets-regions-1"
-        return json.loads(metadata["names"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert manifest["format"] == "vltickets-regions-2"
+    return json.loads((path / "names.json").read_text()), {
+        name.removesuffix(".npy"): np.load(path / name) for name in manifest["files"] if name.endswith(".npy")
+    }
 
 
 def written(folder: Path, *, seed: int = 5, split: str = "val") -> dict[str, bytes]:
@@ -35,14 +35,13 @@ def written(folder: Path, *, seed: int = 5, split: str = "val") -> dict[str, byt
 def test_the_same_call_writes_the_same_bytes_and_leaves_nothing_else(tmp_path: Path) -> None:
     first, second = written(tmp_path / "a"), written(tmp_path / "b")
     assert first == second
-    assert list(first) == [
+    stores = {str(Path(name).parent) for name in first if "/regions_" in name}
+    assert stores == {"captions/regions_val", "nlvr2/regions_val", "vqa/regions_val"}
+    assert [name for name in first if "/regions_" not in name] == [
         "captions/captions_val.json",
-        "captions/regions_val.safetensors",
-        "nlvr2/regions_val.safetensors",
         "nlvr2/val.json",
         "vocab.txt",
         "vqa/ans2label.json",
-        "vqa/regions_val.safetensors",
         "vqa/v2_OpenEnded_mscoco_val_questions.json",
         "vqa/v2_mscoco_val_annotations.json",
     ]
@@ -65,7 +64,7 @@ def test_another_seed_or_split_is_another_world(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_region_files_keep_the_contract(world: Path, folder: str) -> None:
-    names, tensors = read_regions(world / folder / "regions_train.safetensors")
+    names, tensors = read_regions(world / folder / "regions_train")
     rows = len(tensors["scores"])
     assert {name: (tensor.dtype.name, tensor.shape) for name, tensor in tensors.items()} == {
         "features": ("float16", (rows, REGION_WIDTH)),
@@ -83,7 +82,7 @@ def test_region_files_keep_the_contract(world: Path, folder: str) -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_regions_have_sound_boxes_and_labels(world: Path, folder: str) -> None:
-    _, tensors = read_regions(world / folder / "regions_train.safetensors")
+    _, tensors = read_regions(world / folder / "regions_train")
     boxes, labels = tensors["boxes"], tensors["soft_labels"].astype(np.float32)
     assert boxes.min() >= 0
     assert boxes.max() <= 1
@@ -100,7 +99,7 @@ def test_caption_files_have_coco_s_fields_and_the_names_of_their_regions(world: 
     assert all(set(image) == {"id", "file_name", "width", "height"} for image in captions["images"])
     fields = {"id", "image_id", "caption", "foil", "foil_kind"}
     assert all(set(annotation) == fields for annotation in captions["annotations"])
-    names, _ = read_regions(world / "captions/regions_train.safetensors")
+    names, _ = read_regions(world / "captions/regions_train")
     assert names == [f"coco_train_{image['id']:012d}.npz" for image in captions["images"]]
     assert len(captions["annotations"]) == 3 * len(captions["images"]) == 6000
 
@@ -111,7 +110,7 @@ def test_question_files_have_the_official_fields(
     head = {"info", "task_type", "data_type", "data_subtype"}
     assert set(questions) == head | {"questions"}
     assert set(annotations) == head | {"annotations"}
-    names, _ = read_regions(world / "vqa/regions_train.safetensors")
+    names, _ = read_regions(world / "vqa/regions_train")
     for question, annotation in zip(questions["questions"], annotations["annotations"], strict=True):
         assert set(question) == {"image_id", "question", "question_id"}
         assert set(annotation) == {
@@ -143,7 +142,7 @@ def test_answer_labels_are_fixed_and_cover_every_true_answer(world: Path, annota
 
 
 def test_pair_files_have_the_official_fields_and_sets(world: Path, pair_examples: list[dict[str, Any]]) -> None:
-    names, _ = read_regions(world / "nlvr2/regions_train.safetensors")
+    names, _ = read_regions(world / "nlvr2/regions_train")
     sentences = defaultdict(set)
     labels = defaultdict(list)
     for example in pair_examples:

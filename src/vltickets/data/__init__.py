@@ -7,6 +7,7 @@ from vltickets.data.nlvr2 import Pairs
 from vltickets.data.questions import Questions
 from vltickets.data.ragged import Ragged
 from vltickets.data.refcoco import Expressions
+from vltickets.data.region_store import RegionWriter, verify_store
 from vltickets.data.regions import Regions, read_regions, soft_targets
 from vltickets.data.sources import Source, check_folder, open_folder, open_source, register_folder
 from vltickets.data.streams import stream, stream_seed
@@ -22,6 +23,7 @@ __all__ = [
     "Pairs",
     "Questions",
     "Ragged",
+    "RegionWriter",
     "Regions",
     "Source",
     "Vocabulary",
@@ -36,4 +38,5 @@ __all__ = [
     "soft_targets",
     "stream",
     "stream_seed",
+    "verify_store",
 ]

@@ -62,7 +62,7 @@ def read_nlvr1(folder: Path, split: str, vocabulary: Vocabulary, longest: int) -
 
 def _regions(names: list[str], rows: list[tuple[np.ndarray, np.ndarray, list[int]]], path: Path) -> Regions:
     kinds = [kind for _, _, found in rows for kind in found]
-    return Regions(
+    return Regions.from_arrays(
         names,
         np.concatenate([[0], np.cumsum([len(found) for _, _, found in rows])]),
         np.concatenate([features for features, _, _ in rows]),

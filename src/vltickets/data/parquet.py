@@ -61,7 +61,7 @@ def packed_regions(path: Path) -> Regions:
     # As UNITER: class 0 is the background; these files have it last.
     background_first = np.roll(labels, 1, axis=1).astype(np.float16) / np.float16(255)
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    return Regions(names, offsets, features, boxes, background_first, where=str(path))
+    return Regions.from_arrays(names, offsets, features, boxes, background_first, where=str(path))
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 
 
+class RaggedRows(Protocol):
+    """Rows of different lengths, of one array or of several."""
+
+    lengths: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    @property
+    def width(self) -> int:
+        """Numbers in one value, such as a feature's."""
+
+    def row(self, index: int) -> torch.Tensor:
+        """Return one row, without padding."""
+
+    def padded(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the rows as [rows, longest, …], zeros behind their ends, and the mask [rows, longest] of values."""
+
+
 class Ragged:
-    """`values[offsets[i]:offsets[i + 1]]` is row i. Values may have further axes, such as a feature's width."""
+    """`values[offsets[i]:offsets[i + 1]]` is row i. Values may have further axes, such as a feature's width.
+
+    A memory-mapped array stays on the disk until its rows are asked for.
+    """
 
     def __init__(self, values: np.ndarray, offsets: np.ndarray) -> None:
-        self.values = torch.from_numpy(np.array(values))
+        self.values = torch.from_numpy(values if isinstance(values, np.memmap) else np.array(values))
         self.offsets = offsets.astype(np.int64)
         self.lengths = np.diff(self.offsets)
 
@@ -26,6 +48,11 @@ class Ragged:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def width(self) -> int:
+        """Numbers in one value."""
+        return int(self.values.shape[1])
+
     def row(self, index: int) -> torch.Tensor:
         """Return one row, without padding."""
         return self.values[self.offsets[index] : self.offsets[index + 1]]
@@ -34,12 +61,50 @@ class Ragged:
         """Return the rows as [rows, longest, …], zeros behind their ends, and the mask [rows, longest] of values."""
         lengths = self.lengths[rows]
         width = max(int(lengths.max(initial=0)), 1)
-        span = np.arange(width)
-        mask = span < lengths[:, None]
-        places = np.where(mask, self.offsets[rows][:, None] + span, 0)
-        inside = torch.from_numpy(mask)
-        if not len(self.values):
-            return self.values.new_zeros((len(rows), width, *self.values.shape[1:])), inside
-        gathered = self.values[torch.from_numpy(places.ravel())].view(len(rows), width, *self.values.shape[1:])
-        shape = (*inside.shape, *([1] * (gathered.dim() - 2)))
-        return gathered.masked_fill(~inside.view(shape), 0), inside
+        inside = torch.from_numpy(np.arange(width) < lengths[:, None])
+        out = self.values.new_zeros((len(rows), width, *self.values.shape[1:]))
+        if out.dim() > 2:  # wide values: one copy a row is the fastest, and touches no more of the file than that
+            for place, row in enumerate(rows):
+                out[place, : lengths[place]] = self.values[self.offsets[row] : self.offsets[row + 1]]
+        elif len(self.values):
+            places = torch.from_numpy(self.offsets[rows][:, None] + np.arange(width))[inside]
+            out[inside] = self.values[places]
+        return out, inside
+
+
+class JoinedRagged:
+    """Several ragged arrays, one behind the other, as one."""
+
+    def __init__(self, parts: Sequence[RaggedRows]) -> None:
+        self.parts = list(parts)
+        self.lengths = np.concatenate([part.lengths for part in self.parts])
+        self._starts = np.cumsum([0, *(len(part) for part in self.parts)])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def width(self) -> int:
+        """Numbers in one value."""
+        return self.parts[0].width
+
+    def row(self, index: int) -> torch.Tensor:
+        """Return one row, without padding."""
+        part = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self.parts[part].row(index - int(self._starts[part]))
+
+    def padded(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the rows as [rows, longest, …], zeros behind their ends, and the mask [rows, longest] of values."""
+        lengths = self.lengths[rows]
+        width = max(int(lengths.max(initial=0)), 1)
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
+        out: torch.Tensor | None = None
+        for part in np.unique(owner):
+            places = np.flatnonzero(owner == part)
+            values, _ = self.parts[part].padded(rows[places] - self._starts[part])
+            if out is None:
+                out = values.new_zeros((len(rows), width, *values.shape[2:]))
+            out[torch.from_numpy(places), : values.shape[1]] = values
+        if out is None:
+            return self.parts[0].padded(rows)
+        return out, torch.from_numpy(np.arange(width) < lengths[:, None])

@@ -1,54 +1,57 @@
-"""Regions of images as a detector gave them: features, boxes, soft labels, one row of each a region.
-
-Native file, `vltickets-regions-1` (safetensors): `features` float16 [n, width]; `boxes` float32 [n, 4], x1 y1 x2 y2
-from 0 to 1; `offsets` int64 [images + 1]; `soft_labels` float16 [n, classes], class 0 the background; metadata `names`,
-a JSON list of the images' names in row order.
-"""
+"""Regions of images as a detector gave them: features, boxes, soft labels, one row of each a region."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 
-from vltickets.data.ragged import Ragged
+from vltickets.data.ragged import JoinedRagged, Ragged, RaggedRows
+from vltickets.data.region_store import open_arrays
 from vltickets.errors import UserError
-
-REGIONS_FORMAT = "vltickets-regions-1"
 
 
 class Regions:
-    """The regions of a set of images, in memory as stored (half precision)."""
+    """The regions of a set of images, as stored (half precision); memory-mapped where they come from a store.
+
+    `features`, `soft_labels` and `boxes` (UNITER's seven numbers) give an image's rows, or some images' rows padded.
+    """
 
     def __init__(
-        self,
+        self, names: Sequence[str], features: RaggedRows, boxes: RaggedRows, soft_labels: RaggedRows, where: str
+    ) -> None:
+        self.names = list(names)
+        self.where = where
+        self.features = features
+        self.boxes = boxes
+        self.soft_labels = soft_labels
+        self._index = {name: row for row, name in enumerate(self.names)}
+
+    @classmethod
+    def from_arrays(
+        cls,
         names: Sequence[str],
         offsets: np.ndarray,
         features: np.ndarray,
         boxes: np.ndarray,
         soft_labels: np.ndarray,
         where: str,
-    ) -> None:
-        self.names = list(names)
-        self.where = where
-        self.features = Ragged(features, offsets)
-        self.soft_labels = Ragged(soft_labels, offsets)
-        self.boxes = Ragged(geometry(boxes), offsets)
-        self._index = {name: row for row, name in enumerate(self.names)}
+    ) -> Regions:
+        """Return the regions of arrays [n, width], [n, 4] and [n, classes]; image i has the rows from offsets[i]."""
+        rows = Ragged(features, offsets), Boxes(boxes, offsets), Ragged(soft_labels, offsets)
+        return cls(names, *rows, where=where)
 
     @property
     def width(self) -> int:
         """Numbers in one region's feature."""
-        return self.features.values.shape[1]
+        return self.features.width
 
     @property
     def classes(self) -> int:
         """Classes of the detector, the background among them."""
-        return self.soft_labels.values.shape[1]
+        return self.soft_labels.width
 
     def index(self, name: str, needed_by: str) -> int:
         """Return the row of an image; a missing one is a `UserError` that names file, image and who needs it."""
@@ -57,46 +60,73 @@ class Regions:
         return self._index[name]
 
 
-def geometry(boxes: np.ndarray) -> np.ndarray:
-    """Return UNITER's seven numbers of each box: x1, y1, x2, y2, w, h, w·h, all as shares of the image.
+class Boxes(Ragged):
+    """Boxes stored as x1, y1, x2, y2, given as UNITER's seven numbers, which are made when they are asked for."""
+
+    def row(self, index: int) -> torch.Tensor:
+        """Return one image's boxes [n, 7]."""
+        return geometry(super().row(index))
+
+    def padded(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return some images' boxes [rows, most, 7], and the mask [rows, most] of those that are there."""
+        corners, mask = super().padded(rows)
+        return geometry(corners), mask
+
+
+def geometry(boxes: torch.Tensor) -> torch.Tensor:
+    """Return UNITER's seven numbers of boxes [..., 4]: x1, y1, x2, y2, w, h, w·h, all as shares of the image.
 
     Source: the official `img_pos_feat` (official-models 1.2).
     """
-    sides = boxes[:, 2:] - boxes[:, :2]
-    return np.concatenate([boxes, sides, sides[:, :1] * sides[:, 1:]], axis=1).astype(np.float32)
+    sides = boxes[..., 2:] - boxes[..., :2]
+    return torch.cat([boxes, sides, sides[..., :1] * sides[..., 1:]], dim=-1)
 
 
 def read_regions(path: Path) -> Regions:
-    """Read a native region file; a missing or broken one is a `UserError` that names it."""
-    try:
-        with safe_open(str(path), "numpy") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != REGIONS_FORMAT:
-                raise UserError(f"{path}: format {metadata.get('format')!r}, expected {REGIONS_FORMAT!r}")
-            names = json.loads(metadata["names"])
-            arrays = {key: file.get_tensor(key) for key in ("features", "boxes", "offsets", "soft_labels")}
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; it should hold the region features of this split") from None
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: not a region file ({error})") from None
-    offsets = arrays["offsets"]
-    if len(offsets) != len(names) + 1:
-        raise UserError(f"{path}: {len(names)} names but {len(offsets) - 1} images")
-    rows = len(arrays["features"])
-    if offsets[0] != 0 or offsets[-1] != rows or (np.diff(offsets) < 0).any():
-        raise UserError(f"{path}: the offsets should rise from 0 to the {rows} regions")
-    for key, shape in (("features", "[n, width]"), ("boxes", "[n, 4]"), ("soft_labels", "[n, classes]")):
-        found = arrays[key].shape
-        if len(found) != 2 or found[0] != rows or (key == "boxes" and found[1] != 4):
-            raise UserError(f"{path}: {key} has shape {found}, expected {shape} with n = {rows}")
-    return Regions(
+    """Open a region store, memory-mapped; a missing or damaged one is a `UserError` that names it."""
+    names, arrays = open_arrays(path)
+    return Regions.from_arrays(
         names, arrays["offsets"], arrays["features"], arrays["boxes"], arrays["soft_labels"], where=str(path)
     )
 
 
 def find_regions(folder: Path, name: str) -> Regions:
-    """Return the regions `regions_NAME` of a task's folder."""
-    return read_regions(folder / f"regions_{name}.safetensors")
+    """Return the regions of a task's folder: `regions_NAME` in it, else all stores of `regions/` beside it, as one."""
+    own = folder / f"regions_{name}"
+    if own.exists():
+        return read_regions(own)
+    stores = folder.parent / "regions"
+    found = sorted(path.parent for path in stores.glob("*/manifest.json"))
+    if not found:
+        raise UserError(
+            f"{own}: no such region store, and no stores in {stores} either; make one with vltickets data import"
+        )
+    return join_regions([read_regions(path) for path in found], where=str(stores))
+
+
+def join_regions(parts: Sequence[Regions], where: str) -> Regions:
+    """Return several stores as one; widths and classes must agree, and no image may stand in two of them."""
+    first = parts[0]
+    seen: dict[str, str] = {}
+    for part in parts:
+        if (part.width, part.classes) != (first.width, first.classes):
+            raise UserError(
+                f"{part.where} has {part.width} numbers and {part.classes} classes a region, {first.where} has "
+                f"{first.width} and {first.classes}; they can't be read as one"
+            )
+        for name in part.names:
+            if name in seen:
+                raise UserError(f"the image {name!r} stands in {seen[name]} and in {part.where}; expected it in one")
+            seen[name] = part.where
+    if len(parts) == 1:
+        return first
+    return Regions(
+        list(seen),
+        JoinedRagged([part.features for part in parts]),
+        JoinedRagged([part.boxes for part in parts]),
+        JoinedRagged([part.soft_labels for part in parts]),
+        where,
+    )
 
 
 def soft_targets(regions: Regions, images: np.ndarray) -> torch.Tensor:

@@ -39,7 +39,7 @@ _KIND_STEPS = np.cumsum(KIND_SHARES)[:-1]
 
 
 def write_captions(folder: Path, split: str, *, seed: int, scenes: int, captions_per_scene: int = 3) -> None:
-    """Write `captions/captions_<split>.json` and `captions/regions_<split>.safetensors` under `folder`.
+    """Write `captions/captions_<split>.json` and `captions/regions_<split>/` under `folder`.
 
     Scenes have 1 to 5 objects. Each annotation has, beside COCO's fields, `foil`: the same caption with one thing
     changed so that it is false; and `foil_kind`: which ("shape", "color", "size", "material", "count", "relation").
@@ -64,7 +64,7 @@ def write_captions(folder: Path, split: str, *, seed: int, scenes: int, captions
     write_json(where / f"captions_{split}.json", {"info": info, "images": images, "annotations": annotations})
     names = [f"{image_stem(split, first + index)}.npz" for index in range(scenes)]
     regions = detect_all(worlds, random_stream(seed, split, "captions/regions"))
-    write_regions(where / f"regions_{split}.safetensors", names, regions)
+    write_regions(where / f"regions_{split}", names, regions)
 
 
 def caption_and_foil(scene: Scene, rng: np.random.Generator) -> tuple[str, str, str]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vltickets.scenes.regions import Regions
-from vltickets.store import write_file
+from vltickets.store import sha256, write_file, write_folder
 
-REGION_FORMAT = "vltickets-regions-1"
-_TENSOR_TYPES = {"float16": "F16", "float32": "F32", "int64": "I64"}
+REGION_FORMAT = "vltickets-regions-2"
 
 
 def write_json(path: Path, value: object) -> None:
@@ -27,39 +27,33 @@ def write_json_lines(path: Path, values: Iterable[object]) -> None:
 
 
 def write_regions(path: Path, names: Sequence[str], regions: Regions) -> None:
-    """Write regions as a safetensors file; `names` gives the pictures in row order."""
+    """Write regions as a region store (the format is `data/region_store.py`'s); `names`: the pictures in row order."""
     if len(names) != len(regions.offsets) - 1:
         raise ValueError(f"{len(names)} names for the regions of {len(regions.offsets) - 1} pictures")
-    # Wider numbers first, so that each tensor starts at a multiple of its number's size.
-    tensors: dict[str, NDArray[np.generic]] = {
-        "offsets": regions.offsets,
-        "boxes": regions.boxes,
-        "features": regions.features,
-        "scores": regions.scores,
-        "soft_labels": regions.soft_labels,
+    files = {
+        "features.npy": _npy(regions.features),
+        "boxes.npy": _npy(regions.boxes),
+        "soft_labels.npy": _npy(regions.soft_labels),
+        "scores.npy": _npy(regions.scores),
+        "offsets.npy": _npy(regions.offsets),
+        "names.json": _json(list(names)),
     }
-    metadata = {"format": REGION_FORMAT, "names": json.dumps(list(names), separators=(",", ":"))}
-    write_file(path, b"".join(_safetensors(tensors, metadata)))
+    manifest = {
+        "format": REGION_FORMAT,
+        "images": len(names),
+        "regions": len(regions.features),
+        "width": regions.features.shape[1],
+        "classes": regions.soft_labels.shape[1],
+        "files": {name: {"size": len(content), "sha256": sha256(content)} for name, content in files.items()},
+    }
+    write_folder(path, files | {"manifest.json": _json(manifest)})
 
 
-def _safetensors(tensors: dict[str, NDArray[np.generic]], metadata: dict[str, str]) -> list[bytes]:
-    """Return the bytes of a safetensors file.
-
-    The safetensors library keeps metadata in a hash map and so may write two orders of the same header; here the same
-    content always gives the same bytes.
-    """
-    header: dict[str, object] = {"__metadata__": metadata}
-    chunks: list[bytes] = []
-    start = 0
-    for name, tensor in tensors.items():
-        chunk = tensor.astype(tensor.dtype.newbyteorder("<"), copy=False).tobytes()
-        span = [start, start + len(chunk)]
-        header[name] = {"dtype": _TENSOR_TYPES[tensor.dtype.name], "shape": list(tensor.shape), "data_offsets": span}
-        chunks.append(chunk)
-        start = span[1]
-    text = _json(header)
-    text += b" " * (-len(text) % 8)
-    return [len(text).to_bytes(8, "little"), text, *chunks]
+def _npy(array: NDArray[np.generic]) -> bytes:
+    """Return the bytes of an .npy file, little-endian; the same array always gives the same bytes."""
+    buffer = BytesIO()
+    np.save(buffer, array.astype(array.dtype.newbyteorder("<"), copy=False), allow_pickle=False)
+    return buffer.getvalue()
 
 
 def _json(value: object) -> bytes:

@@ -48,7 +48,7 @@ class PairSet:
 
 
 def write_nlvr2(folder: Path, split: str, *, seed: int, examples: int) -> None:
-    """Write `nlvr2/<split>.json` and `nlvr2/regions_<split>.safetensors` under `folder`.
+    """Write `nlvr2/<split>.json` and `nlvr2/regions_<split>/` under `folder`.
 
     Scenes have 2 to 5 objects. Identifiers are `<split>-<set>-<pair>-<sentence>`: the same set and sentence with
     another pair is the same sentence, so consistency can be counted. The last set may be cut short.
@@ -70,7 +70,7 @@ def write_nlvr2(folder: Path, split: str, *, seed: int, examples: int) -> None:
     where = folder / "nlvr2"
     write_json_lines(where / f"{split}.json", rows)
     regions = detect_all(scenes, random_stream(seed, split, "nlvr2/regions"))
-    write_regions(where / f"regions_{split}.safetensors", names, regions)
+    write_regions(where / f"regions_{split}", names, regions)
 
 
 def sample_set(rng: np.random.Generator) -> PairSet:

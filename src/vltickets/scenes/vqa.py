@@ -119,7 +119,7 @@ def write_vqa(folder: Path, split: str, *, seed: int, questions: int) -> None:
     write_json(where / "ans2label.json", {answer: label for label, answer in enumerate(ANSWERS)})
     names = [f"{image_stem(split, first + index)}.npz" for index in range(len(asked))]
     regions = detect_all([scene for scene, _ in asked], random_stream(seed, split, "vqa/regions"))
-    write_regions(where / f"regions_{split}.safetensors", names, regions)
+    write_regions(where / f"regions_{split}", names, regions)
 
 
 def sample_questions(rng: np.random.Generator, number: int) -> list[tuple[Scene, list[tuple[Question, str]]]]:
