@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from itertools import islice
+from itertools import combinations, islice
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +29,9 @@ from vltickets.scenes.gqa_questions import (
 from vltickets.scenes.located import Phrase, single_description, single_location
 from vltickets.scenes.names import first_image_id
 from vltickets.scenes.regions import detect_all
-from vltickets.scenes.sampling import any_object, describe, independent_scenes
+from vltickets.scenes.sampling import any_object, independent_scenes
 from vltickets.scenes.grammar import draw_wording
-from vltickets.scenes.statements import RELATIONS, stands_in_relation, value_name
+from vltickets.scenes.statements import RELATIONS, Description, stands_in_relation, value_name
 from vltickets.scenes.world import (
     ATTRIBUTES,
     COLOR,
@@ -69,10 +69,13 @@ KIND_SHARES: dict[tuple[str, int], int] = {
     ("choose", -1): 14,
 }
 
+DESCRIBED = tuple(combinations(range(4), 2))
+"""Attributes by which "is there a ... and a ..." describes both objects."""
+
 
 @dataclass(frozen=True, slots=True)
 class GqaWish:
-    """A question wanted next: its kind, the attribute it asks for (-1 where it is free), and its answer."""
+    """A question wanted next: its kind, the attribute it asks for (-1: any; "exist": place in `DESCRIBED`), its answer."""
 
     kind: str
     attribute: int
@@ -142,8 +145,10 @@ def _wishes(rng: np.random.Generator, number: int) -> list[GqaWish]:
         reached += share
         wanted = number * reached // total - len(wishes)
         answers = {"query": VALUE_NAMES[attribute], "choose": RELATIONS}.get(kind, ("yes", "no"))
-        options = shuffled(rng, answers)
-        wishes += [GqaWish(kind, attribute, options[index % len(options)]) for index in range(wanted)]
+        # The two descriptions' attributes are fixed together with the answer, so they give no hint of it.
+        details = range(len(DESCRIBED)) if kind == "exist" else (attribute,)
+        options = shuffled(rng, [GqaWish(kind, detail, answer) for detail in details for answer in answers])
+        wishes += [options[index % len(options)] for index in range(wanted)]
     return shuffled(rng, wishes)
 
 
@@ -164,7 +169,7 @@ def _meet(wish: GqaWish, scene: Scene, rng: np.random.Generator) -> GqaQuestion 
     elif wish.kind == "both":
         question = _verify_both(scene, thing, yes, rng)
     elif wish.kind == "exist":
-        question = _exist_both(scene, yes, rng)
+        question = _exist_both(scene, DESCRIBED[wish.attribute], yes, rng)
     elif wish.kind == "compare":
         question = _compare(scene, wish.attribute, rng)
     else:
@@ -184,12 +189,12 @@ def _verify_both(scene: Scene, thing: SceneObject, yes: bool, rng: np.random.Gen
     return VerifyBoth(phrase, (attributes[0], attributes[1]), (said[0], said[1])) if phrase else None
 
 
-def _exist_both(scene: Scene, yes: bool, rng: np.random.Generator) -> ExistBoth | None:
+def _exist_both(scene: Scene, attributes: tuple[int, int], yes: bool, rng: np.random.Generator) -> ExistBoth | None:
     things = list(islice(shuffled(rng, scene.objects), 2))
-    sides = [describe(rng, thing, 2) for thing in things]
+    sides = [Description.of(thing.values, attributes) for thing in things]
     if not yes:
         wrong = below(rng, 2)
-        attribute = sides[wrong].attributes[below(rng, 2)]
+        attribute = attributes[below(rng, 2)]
         sides[wrong] = sides[wrong].changed(attribute, other_value(rng, sides[wrong].values, attribute))
     return ExistBoth(sides[0], sides[1]) if sides[0] != sides[1] else None
 
@@ -207,5 +212,3 @@ def _choose(scene: Scene, rng: np.random.Generator) -> Choose | None:
         return None
     sides = [single_description(rng, scene, thing) for thing in (first, second)]
     return Choose(sides[0], sides[1]) if sides[0] and sides[1] else None
-
-

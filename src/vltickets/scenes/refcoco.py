@@ -65,7 +65,9 @@ def write_refcoco(folder: Path, *, seed: int, train: int, heldout: int) -> None:
         first = first_image_id("refcoco", split)
         for index, reference in enumerate(drawn):
             image = first + index
-            rows = [_annotation(thing, image, image * 10 + place) for place, thing in enumerate(reference.scene.objects)]
+            rows = [
+                _annotation(thing, image, image * 10 + place) for place, thing in enumerate(reference.scene.objects)
+            ]
             order[str(image)] = [image * 10 + place for place in range(len(rows))]
             refs.append(_ref(reference, len(refs), image, split, sentence))
             sentence += len(reference.sentences)
