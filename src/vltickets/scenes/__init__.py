@@ -2,7 +2,9 @@
 
 Files, in the public data sets' own formats (each folder argument is the root; the functions name what they write):
 
-- `write_captions`, `write_vqa`, `write_nlvr2`: text, labels and detected regions of one split.
+- `write_captions`, `write_vqa`, `write_nlvr2`, `write_gqa`, `write_vcr`, `write_entailment`: text, labels and regions
+  of one split.
+- `write_refcoco`, `write_retrieval`: the same of all splits at once.
 - `write_vocabulary`: every word of the grammar.
 - `REGION_WIDTH`, `REGION_CLASSES`: width of a region's features and number of its classes.
 - `WORLD_VERSION`: raised whenever any output changes.
@@ -22,11 +24,15 @@ from pathlib import Path
 
 from vltickets.scenes.captions import write_captions
 from vltickets.scenes.drawing import draw
+from vltickets.scenes.entailment import write_entailment
+from vltickets.scenes.gqa import write_gqa
 from vltickets.scenes.grammar import vocabulary
 from vltickets.scenes.nlvr2 import write_nlvr2
 from vltickets.scenes.pairs import ComparePictures, InPictures, TotalIs
 from vltickets.scenes.questions import AskAttribute, AskCount, AskWhether
+from vltickets.scenes.refcoco import write_refcoco
 from vltickets.scenes.regions import REGION_CLASSES, REGION_WIDTH, Regions, detect
+from vltickets.scenes.retrieval import write_retrieval
 from vltickets.scenes.statements import (
     Caption,
     CompareCounts,
@@ -37,6 +43,7 @@ from vltickets.scenes.statements import (
     Relation,
     SameAttribute,
 )
+from vltickets.scenes.vcr import write_vcr
 from vltickets.scenes.vqa import write_vqa
 from vltickets.scenes.world import WORLD_VERSION, Scene, SceneObject, sample_scene
 from vltickets.store import write_file
@@ -66,7 +73,12 @@ __all__ = [
     "draw",
     "sample_scene",
     "write_captions",
+    "write_entailment",
+    "write_gqa",
     "write_nlvr2",
+    "write_refcoco",
+    "write_retrieval",
+    "write_vcr",
     "write_vocabulary",
     "write_vqa",
 ]

@@ -92,7 +92,7 @@ def draw_wording(rng: np.random.Generator) -> int:
 
 def say(caption: Caption, wording: int) -> str:
     """Return the caption in words: lower case, single spaces, no punctuation."""
-    words = _Words(wording)
+    words = Words(wording)
     if caption.listed:
         return " ".join(f"a {words.noun(s.description)}" for s in caption.statements if isinstance(s, Exists))
     return " and ".join(words.statement(statement) for statement in caption.statements)
@@ -100,7 +100,7 @@ def say(caption: Caption, wording: int) -> str:
 
 def ask(question: Question, wording: int) -> str:
     """Return the question in words, without a question mark."""
-    words = _Words(wording)
+    words = Words(wording)
     match question:
         case AskWhether(statement=statement):
             return words.whether(statement)
@@ -112,7 +112,7 @@ def ask(question: Question, wording: int) -> str:
 
 def say_of_pair(statement: PairStatement, wording: int) -> str:
     """Return the sentence on a pair of pictures in words."""
-    words = _Words(wording)
+    words = Words(wording)
     match statement:
         case InPictures(pictures=pictures, statement=said):
             return words.sentence(f"in {pictures}", words.shown(said))
@@ -136,13 +136,14 @@ def value_synonyms(name: str) -> tuple[str, ...]:
     return next((words[1:] for values in VALUE_WORDS for words in values if words[0] == name), ())
 
 
-class _Words:
+class Words:
     """Reads one wording from its low bits upwards; every method that chooses takes two bits for each choice."""
 
     def __init__(self, wording: int) -> None:
         self._bits = wording
 
     def choose(self, options: Sequence[str]) -> str:
+        """Return one of one, two or four options."""
         chosen = options[(self._bits & 3) % len(options)]
         self._bits >>= 2
         return chosen
@@ -155,6 +156,7 @@ class _Words:
         return chosen.format(*pieces)
 
     def noun(self, description: Description, inflect: Callable[[str], str] = str) -> str:
+        """Return the description in words, without an article."""
         values = description.values
         words = [self.value(attribute, values[attribute]) for attribute in (SIZE, COLOR, MATERIAL)]
         noun = self.choose(ANY_OBJECT) if values[SHAPE] is None else self.value(SHAPE, values[SHAPE])
@@ -164,6 +166,7 @@ class _Words:
         return self.noun(description, _plural)
 
     def value(self, attribute: int, value: int | None) -> str:
+        """Return a word for an attribute's value, none for None."""
         return "" if value is None else self.choose(VALUE_WORDS[attribute][value])
 
     def counted(self, description: Description, number: int) -> str:

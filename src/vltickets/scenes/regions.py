@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,11 +54,13 @@ def detect(scene: Scene, rng: np.random.Generator) -> Regions:
     return detect_all([scene], rng)
 
 
-def detect_all(scenes: Sequence[Scene], rng: np.random.Generator) -> Regions:
-    """Return what the detector finds in each scene; much faster than one scene at a time."""
-    true = np.array([thing.values for scene in scenes for thing in scene.objects], dtype=np.int64)
-    centres = np.array([(thing.x, thing.y) for scene in scenes for thing in scene.objects])
-    owner = np.repeat(np.arange(len(scenes)), [len(scene.objects) for scene in scenes])
+def detect_all(scenes: Sequence[Scene], rng: np.random.Generator, hidden: Sequence[int] | None = None) -> Regions:
+    """Return what the detector finds in each scene; much faster than one scene at a time.
+
+    `hidden` gives for each object, one scene's after another's, the index of an attribute that cannot be seen, or -1:
+    the region's features and soft labels are then means over that attribute's values.
+    """
+    true, centres, owner = _objects(scenes)
     detected = _flipped(true, rng)
 
     found = _without_missing(owner, rng)
@@ -70,13 +73,41 @@ def detect_all(scenes: Sequence[Scene], rng: np.random.Generator) -> Regions:
     is_right = (detected[rows] == true[rows]).all(axis=1)
     scores = np.where(is_right, rng.uniform(0.8, 0.99, len(rows)), rng.uniform(0.6, 0.85, len(rows)))
     extents = np.asarray(EXTENT_BY_SIZE)[true[rows, SIZE]] * np.where(is_duplicate, DUPLICATE_SCALE, 1.0)
+    unseen = np.full(len(rows), -1) if hidden is None else np.asarray(hidden, dtype=np.int64)[rows]
     return Regions(
-        features=_features(detected[rows], rng),
+        features=_features(detected[rows], unseen, rng),
         boxes=_boxes(centres[rows], extents, rng),
-        soft_labels=_soft_labels(detected[rows], scores, rng),
+        soft_labels=_without_hidden(_soft_labels(detected[rows], scores, rng), unseen).astype(np.float16),
         scores=scores.astype(np.float16),
         offsets=np.concatenate(([0], np.cumsum(np.bincount(owner[rows], minlength=len(scenes))))).astype(np.int64),
     )
+
+
+def describe_all(scenes: Sequence[Scene], rng: np.random.Generator) -> Regions:
+    """Return the regions of given objects: one for each, in the scene's order, with its exact box and a score of one.
+
+    Features and soft labels are the detector's, errors in reading an attribute included; none is missed or repeated.
+    """
+    true, centres, owner = _objects(scenes)
+    detected = _flipped(true, rng)
+    is_right = (detected == true).all(axis=1)
+    certainty = np.where(is_right, rng.uniform(0.8, 0.99, len(true)), rng.uniform(0.6, 0.85, len(true)))
+    half = np.asarray(EXTENT_BY_SIZE)[true[:, SIZE]][:, None] / 2
+    boxes = np.clip(np.concatenate((centres - half, centres + half), axis=1), 0.0, 1.0)
+    return Regions(
+        features=_features(detected, np.full(len(true), -1), rng),
+        boxes=boxes.astype(np.float32),
+        soft_labels=_soft_labels(detected, certainty, rng).astype(np.float16),
+        scores=np.ones(len(true), dtype=np.float16),
+        offsets=np.concatenate(([0], np.cumsum(np.bincount(owner, minlength=len(scenes))))).astype(np.int64),
+    )
+
+
+def _objects(scenes: Sequence[Scene]) -> tuple[Integers, NDArray[np.float64], Integers]:
+    """Return all objects' values [n, 4], centres [n, 2] and the index of the scene that each belongs to [n]."""
+    true = np.array([thing.values for scene in scenes for thing in scene.objects], dtype=np.int64)
+    centres = np.array([(thing.x, thing.y) for scene in scenes for thing in scene.objects])
+    return true, centres, np.repeat(np.arange(len(scenes)), [len(scene.objects) for scene in scenes])
 
 
 def _flipped(values: Integers, rng: np.random.Generator) -> Integers:
@@ -108,8 +139,8 @@ def _rank_within(sorted_owner: Integers) -> Integers:
     return np.arange(len(sorted_owner)) - starts
 
 
-def _features(values: Integers, rng: np.random.Generator) -> Halves:
-    exact = _CLASS_FEATURES[CLASSES_BY_VALUES[tuple(values.T)]]
+def _features(values: Integers, hidden: Integers, rng: np.random.Generator) -> Halves:
+    exact = _SEEN_FEATURES[hidden, CLASSES_BY_VALUES[tuple(values.T)]]
     features: Halves = (exact + rng.normal(0.0, NOISE, exact.shape)).astype(np.float16)
     return features
 
@@ -120,7 +151,7 @@ def _boxes(centres: NDArray[np.float64], extents: NDArray[np.float64], rng: np.r
     return np.clip(np.concatenate((middle - half, middle + half), axis=1), 0.0, 1.0).astype(np.float32)
 
 
-def _soft_labels(values: Integers, scores: NDArray[np.float64], rng: np.random.Generator) -> Halves:
+def _soft_labels(values: Integers, scores: NDArray[np.float64], rng: np.random.Generator) -> Floats:
     """Return class probabilities: the score on the detected class, the rest on near misses and the background."""
     classes = CLASSES_BY_VALUES[tuple(values.T)]
     near = _NEAR_CLASSES[classes]
@@ -131,7 +162,22 @@ def _soft_labels(values: Integers, scores: NDArray[np.float64], rng: np.random.G
     labels[rows, classes] = scores
     labels[rows[:, None], near] = (1 - scores)[:, None] * shares
     labels[:, 0] = (1 - scores) * 0.25
-    return labels.astype(np.float16)
+    return labels
+
+
+def _without_hidden(labels: Floats, hidden: Integers) -> Floats:
+    """Return class probabilities with each row's hidden attribute, if any, spread evenly over its values."""
+    for attribute in range(len(VALUE_COUNTS)):
+        rows = np.flatnonzero(hidden == attribute)
+        labels[rows, 1:] = _mean_over(labels[rows, 1:], attribute)
+    return labels
+
+
+def _mean_over(classes: NDArray[Any], attribute: int) -> NDArray[Any]:
+    """Return [n, 120] numbers of the classes, each replaced by the mean over the attribute's values."""
+    grid = classes.reshape(-1, *VALUE_COUNTS)
+    mean: NDArray[Any] = np.broadcast_to(grid.mean(axis=attribute + 1, keepdims=True), grid.shape)
+    return mean.reshape(classes.shape)
 
 
 def _class_features() -> NDArray[np.float64]:
@@ -160,5 +206,14 @@ def _near_classes() -> Integers:
     return near
 
 
-_CLASS_FEATURES = _class_features()
+def _seen_features() -> NDArray[np.float64]:
+    """Return each class's features [5, 121, 48] with one attribute hidden (rows 0 to 3), and with none (row 4 or -1)."""
+    exact = _class_features()
+    seen = np.repeat(exact[None], len(VALUE_COUNTS) + 1, axis=0)
+    for attribute in range(len(VALUE_COUNTS)):
+        seen[attribute, 1:] = _mean_over(exact[1:].T, attribute).T
+    return seen
+
+
+_SEEN_FEATURES = _seen_features()
 _NEAR_CLASSES = _near_classes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -17,7 +18,16 @@ from vltickets.scenes.statements import (
     corrupted,
     stands_in_relation,
 )
-from vltickets.scenes.world import ATTRIBUTES, Scene, SceneObject, below, other_value, shuffled
+from vltickets.scenes.world import (
+    ATTRIBUTES,
+    VALUE_COUNTS,
+    Scene,
+    SceneObject,
+    below,
+    other_value,
+    sample_scenes,
+    shuffled,
+)
 
 MAX_TRIES = 16
 
@@ -102,3 +112,15 @@ def false_version(rng: np.random.Generator, statement: Statement, scene: Scene) 
         if not changed.holds(scene):
             return changed, kind
     return None
+
+
+def independent_scenes(rng: np.random.Generator, sizes: Sequence[int]) -> list[Scene]:
+    """Return one scene for each number of objects, in which every attribute of every object is drawn by itself.
+
+    No object copies another here, so what is said of a scene tells nothing of an attribute that is not spoken of.
+    """
+    scenes = sample_scenes(rng, sizes)
+    drawn = iter(np.floor(rng.random((sum(sizes), 4)) * VALUE_COUNTS).astype(np.int64).tolist())
+    fresh = ((thing, next(drawn)) for scene in scenes for thing in scene.objects)
+    objects = iter([replace(thing, values=(new[0], new[1], new[2], new[3])) for thing, new in fresh])
+    return [Scene(tuple(next(objects) for _ in scene.objects)) for scene in scenes]
