@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from vltickets.backbones.pictures import BrokenImage
 from vltickets.errors import UserError
 
 INSTALL = "pip install 'vltickets[hf]'"
@@ -74,8 +75,17 @@ class Detector:
 
     @torch.inference_mode()
     def detect(self, image: Image.Image, rule: KeepRule) -> Detections:
-        """Return the boxes kept of one RGB image; a `UserError` where the model has no queries or gives no numbers."""
-        inputs = self.processor(images=image, return_tensors="pt").to(self.device)
+        """Return the boxes kept of one RGB image.
+
+        An image that the processor refuses, such as one a pixel high, is a `BrokenImage`; a model without queries, or
+        one that gives no finite numbers, a `UserError`.
+        """
+        try:
+            # Said, because the processor would take an image three pixels high for one with its channels first.
+            inputs = self.processor(images=image, input_data_format="channels_last", return_tensors="pt")
+        except (ValueError, ArithmeticError) as error:
+            raise BrokenImage(f"the image processor refuses it ({_first_line(error)})") from error
+        inputs = inputs.to(self.device)
         outputs = self.model(**inputs)
         states = getattr(outputs, "last_hidden_state", None)
         logits = outputs.logits[0].float()

@@ -37,8 +37,12 @@ def extract_regions(pictures: Pictures, detector: Detector, out: Path, rule: Kee
     """
     if out.exists():
         raise UserError(f"{out} is there already; name a new one with --out")
-    _same_as_begun(out, pictures, detector, rule)
-    broken = BrokenList(out.with_name(out.name + ".broken.txt"))
+    record, listed, writing = (out.with_name(out.name + end) for end in (".extraction.json", ".broken.txt", ".partial"))
+    if not writing.exists():  # nothing to be continued: what lies beside is an earlier store's, removed since
+        record.unlink(missing_ok=True)
+        listed.unlink(missing_ok=True)
+    _same_as_begun(record, writing, pictures, detector, rule)
+    broken = BrokenList(listed)
     boxes = 0
     with RegionWriter(out, width=detector.width, classes=detector.classes) as writer:
         wanted = {name for name in pictures.names if name not in writer and name not in broken.reasons}
@@ -48,11 +52,10 @@ def extract_regions(pictures: Pictures, detector: Detector, out: Path, rule: Kee
         tell(done, total)
         for name, content in pictures.contents(wanted):
             try:
-                image = decode(content)
+                found = detector.detect(decode(content), rule)
             except BrokenImage as error:
                 broken.add(name, str(error))
             else:
-                found = detector.detect(image, rule)
                 arrays = (found.features, found.boxes, found.soft_labels, found.scores)
                 writer.add(name, *(array.numpy() for array in arrays))
                 boxes += len(found.boxes)
@@ -60,7 +63,8 @@ def extract_regions(pictures: Pictures, detector: Detector, out: Path, rule: Kee
             tell(done, total)
         if len(broken.reasons) >= total:
             raise UserError(
-                f"{pictures.path}: all {total} images are broken ({_example(broken.reasons)}; all in {broken.path})"
+                f"{pictures.path}: all {total} images are broken ({_example(broken.reasons)}; the list is "
+                f"{broken.path}); to try them again, remove {writing}"
             )
     return Extraction(total - len(broken.reasons), resumed, boxes, broken.reasons)
 
@@ -88,9 +92,8 @@ class BrokenList:
             os.fsync(file.fileno())
 
 
-def _same_as_begun(out: Path, pictures: Pictures, detector: Detector, rule: KeepRule) -> None:
+def _same_as_begun(record: Path, writing: Path, pictures: Pictures, detector: Detector, rule: KeepRule) -> None:
     """Write down how the store is made, or compare: a store half of one detector and half of another is worthless."""
-    record = out.with_name(out.name + ".extraction.json")
     names = hashlib.sha256("\n".join(pictures.names).encode()).hexdigest()
     asked = {"keep": asdict(rule), "images": names, "detector": _digests(detector.folder)}
     if not record.exists():
@@ -100,11 +103,11 @@ def _same_as_begun(out: Path, pictures: Pictures, detector: Detector, rule: Keep
         begun = json.loads(record.read_text(encoding="utf-8"))
         differing = sorted(key for key in asked if begun.get(key) != asked[key])
     except (ValueError, AttributeError):
-        raise UserError(f"{record}: not the record of an extraction; remove it with {out}.partial") from None
+        raise UserError(f"{record}: not the record of an extraction; remove {writing} to begin again") from None
     if differing:
         raise UserError(
-            f"{out} was begun with other settings ({', '.join(differing)} differ from {record}); "
-            f"name a new --out, or remove that record and {out}.partial to begin again"
+            f"{writing} was begun with other settings: {' and '.join(differing)} differ from {record}; "
+            "name a new --out, or remove that folder to begin again"
         )
 
 

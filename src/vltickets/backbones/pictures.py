@@ -22,7 +22,7 @@ DEFAULT_FORMAT = "{stem}.npz"
 
 
 class BrokenImage(Exception):
-    """An image that can't be decoded; the message says why."""
+    """An image that can't be decoded or run; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,7 @@ def find_pictures(path: Path, name_format: str = DEFAULT_FORMAT) -> Pictures:
     """
     if not path.exists():
         raise UserError(f"{path}: no such folder or file; expected images or a Parquet file of them")
-    if path.is_dir():
-        pictures = _in_folder(path, name_format)
-    else:
-        pictures = _in_parquet(path, name_format)
+    pictures = _in_folder(path, name_format) if path.is_dir() else _in_parquet(path, name_format)
     seen: dict[str, int] = {}
     for row, name in enumerate(pictures.names):
         if seen.setdefault(name, row) != row:
@@ -87,7 +84,8 @@ def decode(content: bytes) -> Image.Image:
 
 
 def _in_folder(folder: Path, name_format: str) -> Pictures:
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+    found = (file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+    files = sorted(file for file in found if not file.name.startswith("."))  # ._1.jpg is what a Mac leaves beside 1.jpg
     if not files:
         raise UserError(f"{folder}: no image files in it (looked for {', '.join(ENDINGS)})")
     names = []
@@ -100,13 +98,15 @@ def _in_folder(folder: Path, name_format: str) -> Pictures:
 def _in_parquet(path: Path, name_format: str) -> Pictures:
     parquet = _parquet()
     try:
-        found = parquet.read_schema(path).names
+        schema = parquet.read_schema(path)
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: neither a folder nor a Parquet file ({str(error).splitlines()[0]})") from None
+    found = schema.names
     column = next((name for name in IMAGE_COLUMNS if name in found), "")
-    if not column or "image_id" not in found:
+    if not column or "image_id" not in found or "binary" not in str(schema.field(column).type):
         raise UserError(
-            f"{path}: expected the columns image_id and {' or '.join(IMAGE_COLUMNS)} (found: {', '.join(found)})"
+            f"{path}: expected the column image_id and, with the images' bytes, {' or '.join(IMAGE_COLUMNS)} "
+            f"(found: {', '.join(found)})"
         )
     fields = [name for name in _fields(name_format) if name in found and name not in ("stem", "id", "path", column)]
     rows = parquet.read_table(path, columns=sorted({"image_id", *fields})).to_pylist()

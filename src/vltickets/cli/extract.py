@@ -70,7 +70,7 @@ def counting(console: Console) -> Iterator[Callable[[int, int], None]]:
         """Return the time left; images of an earlier run say nothing of the pace."""
         nonlocal first
         first = done if first is None else first
-        if done == first or done == total:
+        if done in (first, total):
             return ""
         return f"about {duration((time.monotonic() - started) / (done - first) * (total - done))} left"
 

@@ -50,7 +50,7 @@ class RegionWriter:
         if kind is not None:
             return
         items = [np.load(file) for file in sorted(self.partial.glob("*.npz"))]
-        arrays = {
+        arrays: dict[str, np.ndarray] = {
             "features": np.concatenate([item["features"] for item in items]).astype(np.float16),
             "boxes": np.concatenate([item["boxes"] for item in items]).astype(np.float32),
             "soft_labels": np.concatenate([item["soft_labels"] for item in items]).astype(np.float16),
@@ -58,5 +58,10 @@ class RegionWriter:
         }
         whole = self.path.with_name(self.path.name + ".whole")
         save_file(arrays, whole, {"format": REGIONS_FORMAT, "names": json.dumps(self.names)})
+        content = whole.read_bytes()
+        end = 8 + int.from_bytes(content[:8], "little")
+        header = json.dumps(json.loads(content[8:end]), sort_keys=True).encode()  # the library's order is random
+        header += b" " * (-len(header) % 8)
+        whole.write_bytes(len(header).to_bytes(8, "little") + header + content[end:])
         whole.rename(self.path)
         shutil.rmtree(self.partial)
