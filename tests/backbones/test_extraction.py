@@ -375,6 +375,13 @@ def no_heads(folder: Path) -> None:
     transformers.DetrModel(config).save_pretrained(folder)
 
 
+def own_code(folder: Path) -> None:
+    """A model whose code lies in its folder, and tells when it is run."""
+    code = f"open({str(folder.parent / 'code-was-run')!r}, 'w')\n"
+    (folder / "own.py").write_text(code + "from transformers import DetrConfig\nclass Own(DetrConfig): pass\n")
+    other_config(folder, model_type="own", auto_map={"AutoConfig": "own.Own"})
+
+
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
@@ -385,12 +392,13 @@ def no_heads(folder: Path) -> None:
         (lambda folder: without(folder, "preprocessor_config.json"), "no preprocessor_config.json"),
         (lambda folder: without(folder, "model.safetensors"), "has no model.safetensors"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"{}"), "can't load the weights"),
-        (lambda folder: other_config(folder, d_model=32), "the weights"),
+        (lambda folder: other_config(folder, encoder_ffn_dim=32), "another shape"),
         (pickled, "pickle"),
         (timm_backbone, "timm, which is not installed"),
         (no_detector, "no detector"),
         (no_decoder, "no decoder state"),
-        (no_heads, "lack"),
+        (own_code, "can't load config.json"),
+        (no_heads, "the weights lack 8 tensors"),
     ],
 )
 def test_a_folder_that_is_no_detector_is_one_sentence(
@@ -410,6 +418,13 @@ def test_a_folder_that_is_no_detector_is_one_sentence(
     assert str(folder) in errors
     assert len(errors.splitlines()) == 1, errors
     assert not list(tmp_path.glob("out*"))
+    assert not (tmp_path / "code-was-run").exists()
+
+
+def test_without_transformers_the_sentence_says_what_to_install(detr: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UserError, match=r"pip install 'vltickets\[hf\]'"):
+        load_detector(detr)
 
 
 def test_images_that_are_none_are_one_sentence(tmp_path: Path, photos: Path) -> None:

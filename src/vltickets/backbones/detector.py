@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,7 +132,11 @@ def load_detector(folder: Path, device: str = "cpu") -> Detector:
         transformers = importlib.import_module("transformers")
     except ImportError:
         raise UserError(f"{folder} needs transformers to be run: {INSTALL}") from None
-    transformers.utils.logging.disable_progress_bar()
+    with _silent(transformers.utils.logging):
+        return Detector(*_load(transformers, folder), folder, place)
+
+
+def _load(transformers: Any, folder: Path) -> tuple[Any, Any]:
     # A detector of someone else's: their code is never run, and nothing is asked of the network.
     local = {"local_files_only": True, "trust_remote_code": False}
     config = _loaded(folder, "config.json", lambda: transformers.AutoConfig.from_pretrained(folder, **local))
@@ -144,17 +150,37 @@ def load_detector(folder: Path, device: str = "cpu") -> Detector:
         folder,
         "the weights",
         lambda: transformers.AutoModelForObjectDetection.from_pretrained(
-            folder, config=config, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **local
+            folder,
+            config=config,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # so that they are reported; below they are refused
+            output_loading_info=True,
+            dtype=torch.float32,
+            **local,
         ),
     )
-    # transformers fills what is missing with random numbers and only logs it; such boxes would be noise.
-    missing = sorted(report["missing_keys"])
-    if missing:
+    # transformers fills what is missing or does not fit with random numbers; such boxes would be noise.
+    random = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
+    if random:
         raise UserError(
-            f"{folder}: the weights lack {len(missing)} tensors of a {type(model).__name__}, {missing[0]} among them; "
-            "expected a whole detector with its heads"
+            f"{folder}: the weights lack {len(random)} tensors of the {type(model).__name__} that config.json describes, "
+            f"or have them in another shape, {random[0]} among them; expected a whole detector with its heads"
         )
-    return Detector(model, processor, folder, place)
+    return model, processor
+
+
+@contextmanager
+def _silent(logging: Any) -> Iterator[None]:
+    """Keep transformers' own tables and bars off the screen: what matters of them is a `UserError` here."""
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _check_folder(folder: Path) -> None:
