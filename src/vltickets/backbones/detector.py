@@ -163,7 +163,7 @@ def _load(transformers: Any, folder: Path) -> tuple[Any, Any]:
     random = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
     if random:
         raise UserError(
-            f"{folder}: the weights lack {len(random)} tensors of the {type(model).__name__} that config.json describes, "
+            f"{folder}: the weights lack {len(random)} tensors of the {type(model).__name__} in config.json, "
             f"or have them in another shape, {random[0]} among them; expected a whole detector with its heads"
         )
     return model, processor
