@@ -8,6 +8,7 @@ import sys
 import typer
 
 from vltickets.cli.console import fail
+from vltickets.cli.extract import extract
 from vltickets.cli.machine import data_app, doctor, weights_app
 from vltickets.cli.studies import demo, report, study_app
 from vltickets.cli.tickets import evaluate, find, ticket_app
@@ -26,6 +27,7 @@ app.command("find")(find)
 app.command("evaluate")(evaluate)
 app.command("report")(report)
 app.command("doctor")(doctor)
+data_app.command("extract")(extract)
 app.add_typer(study_app, name="study")
 app.add_typer(ticket_app, name="ticket")
 app.add_typer(weights_app, name="weights")

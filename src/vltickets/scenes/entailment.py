@@ -122,7 +122,7 @@ def write_entailment(folder: Path, split: str, *, seed: int, pairs: int) -> None
     hidden = [attribute for pair in drawn for attribute in pair.picture.hidden]
     stream = random_stream(seed, split, "snli_ve/regions")
     regions = detect_all([pair.picture.scene for pair in drawn], stream, hidden)
-    write_regions(where / f"regions_{split}.safetensors", names, regions)
+    write_regions(where / f"regions_{split}", names, regions)
 
 
 def sample_pairs(seed: int, split: str, number: int) -> list[Pair]:

@@ -102,7 +102,7 @@ def write_gqa(folder: Path, split: str, *, seed: int, questions: int) -> None:
     write_json(where / "trainval_label2ans.json", list(GQA_ANSWERS))
     names = [f"vg_{first + index}.npz" for index in range(len(asked))]
     regions = detect_all([scene for scene, _ in asked], random_stream(seed, split, "gqa/regions"))
-    write_regions(where / f"regions_{split}.safetensors", names, regions)
+    write_regions(where / f"regions_{split}", names, regions)
 
 
 def sample_gqa(seed: int, split: str, number: int) -> list[AskedScene]:

@@ -82,10 +82,10 @@ def write_refcoco(folder: Path, *, seed: int, train: int, heldout: int) -> None:
     write_json(where / "iid_to_ann_ids.json", order)
     names = [f"visual_grounding_coco_gt_{int(image):012d}.npz" for image in order]
     true = describe_all(scenes, random_stream(seed, "all", "refcoco/true"))
-    write_regions(where / "regions_gt_all.safetensors", names, true)
+    write_regions(where / "regions_gt_all", names, true)
     names = [f"visual_grounding_det_coco_{int(image):012d}.npz" for image in order]
     detected = detect_all(scenes, random_stream(seed, "all", "refcoco/detected"))
-    write_regions(where / "regions_det_all.safetensors", names, detected)
+    write_regions(where / "regions_det_all", names, detected)
 
 
 def sample_references(seed: int, split: str, sentences: int) -> list[Reference]:

@@ -56,7 +56,7 @@ def write_retrieval(folder: Path, *, seed: int, train: int, heldout: int) -> Non
     where = folder / "flickr30k"
     write_json(where / "dataset_flickr30k.json", {"images": rows, "dataset": "flickr30k"})
     regions = detect_all(scenes, random_stream(seed, "all", "flickr30k/regions"))
-    write_regions(where / "regions_all.safetensors", names, regions)
+    write_regions(where / "regions_all", names, regions)
 
 
 def sample_captioned(seed: int, split: str, images: int) -> list[Captioned]:

@@ -105,10 +105,10 @@ def write_vcr(folder: Path, split: str, *, seed: int, questions: int) -> None:
     scenes = [items[0].scene for items in asked]
     given = describe_all(scenes, random_stream(seed, split, "vcr/given"))
     names = [f"vcr_gt_{split}_{image}.npz" for image in range(len(scenes))]
-    write_regions(where / f"regions_gt_{split}.safetensors", names, given)
+    write_regions(where / f"regions_gt_{split}", names, given)
     found = detect_all(scenes, random_stream(seed, split, "vcr/detected"))
     names = [f"vcr_{split}_{image}.npz" for image in range(len(scenes))]
-    write_regions(where / f"regions_det_{split}.safetensors", names, found)
+    write_regions(where / f"regions_det_{split}", names, found)
 
 
 def sample_vcr(seed: int, split: str, number: int) -> list[list[Item]]:
