@@ -19,8 +19,8 @@ from vltickets.scenes.world import MAX_OBJECTS, Scene, below, edited_scene, rand
 SPLITS = ("train", "val", "test")
 CAPTIONS_PER_IMAGE = 5
 COPIES = 3
-"""Images of a group: one scene and edits of it, each of which differs in one thing."""
-TRIES = 10
+"""Images of a group: one scene and edits of it, each of which differs in one attribute or in two objects' places."""
+TRIES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,8 @@ def sample_captioned(seed: int, split: str, images: int) -> list[Captioned]:
         group = [base]
         while len(group) < COPIES:
             copy = edited_scene(base, rng)
-            if copy not in group:
+            # With an object taken away, everything said of the copy would be true of the original too.
+            if copy not in group and len(copy.objects) == len(base.objects):
                 group.append(copy)
         drawn += [_captioned(scene, [other for other in group if other is not scene], rng) for scene in group]
     return drawn[:images]
@@ -106,3 +107,18 @@ def _sample_caption(scene: Scene, rng: np.random.Generator) -> Caption:
         return Caption((Relation(sides[0], held[below(rng, len(held))], sides[1]),))
     number, most = (2, 4) if kind == 1 else (3, 3)
     return Caption(tuple(Exists(describe(rng, thing, most)) for thing in things[:number]), listed=True)
+
+
+def recall_at_one(items: Sequence[Captioned]) -> tuple[float, float]:
+    """Return the recall at one of a reader of the structures: of images by caption, and of captions by image.
+
+    It ranks first what the caption is true of, and guesses among equals; by image it guesses among the captions that
+    are true of it.
+    """
+    captions = [(owner, caption) for owner, item in enumerate(items) for caption in item.captions]
+    truths = np.array([[caption.holds(item.scene) for item in items] for _, caption in captions])
+    owners = np.array([owner for owner, _ in captions])
+    own = owners[:, None] == np.arange(len(items))
+    images = float((1.0 / truths.sum(axis=1)).mean())
+    texts = float(((truths & own).sum(axis=0) / truths.sum(axis=0)).mean())
+    return images, texts
