@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from vltickets.scenes import write_retrieval
-from vltickets.scenes.grammar import MAX_WORDS, vocabulary
-from vltickets.scenes.retrieval import COPIES, Captioned, recall_at_one, sample_captioned
+from vltickets.scenes.grammar import vocabulary
+from vltickets.scenes.retrieval import COPIES, MAX_RETRIEVAL_WORDS, Captioned, recall_at_one, sample_captioned
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def test_captions_are_true_short_and_of_known_words(captioned: list[Captioned]) 
         assert all(caption.holds(item.scene) for caption in item.captions)
         for text in item.texts:
             assert set(text.split()) <= known
-            assert text.count(" ") < MAX_WORDS
+            assert text.count(" ") < MAX_RETRIEVAL_WORDS
 
 
 def test_a_reader_of_structures_finds_nearly_every_picture(captioned: list[Captioned]) -> None:
