@@ -141,7 +141,9 @@ def sample_pairs(seed: int, split: str, number: int) -> list[Pair]:
 
 def _three(base: Scene, rng: np.random.Generator) -> list[Pair]:
     """Return a hypothesis with a picture of each class, or nothing where the scene and its edits do not give them."""
-    pool = [_partly_seen(edited_scene(base, rng), rng) for _ in range(POOL)]
+    # As much is hidden in all of them: how much is unseen tells nothing of the class.
+    number = 2 if len(base.objects) > 2 and rng.random() < TWO_HIDDEN_SHARE else 1
+    pool = [_partly_seen(edited_scene(base, rng), number, rng) for _ in range(POOL)]
     for _ in range(STATEMENT_TRIES):
         hypothesis = _hypothesis(base, rng)
         text = say(Caption((hypothesis,)), draw_wording(rng)) if hypothesis else ""
@@ -160,10 +162,11 @@ def _three(base: Scene, rng: np.random.Generator) -> list[Pair]:
     return []
 
 
-def _partly_seen(scene: Scene, rng: np.random.Generator) -> PartlySeen:
+def _partly_seen(scene: Scene, number: int, rng: np.random.Generator) -> PartlySeen:
+    """Return the scene with the color or the material of `number` of its objects hidden."""
     hidden = [-1] * len(scene.objects)
-    for _ in range(2 if rng.random() < TWO_HIDDEN_SHARE else 1):
-        hidden[below(rng, len(hidden))] = HIDEABLE[below(rng, len(HIDEABLE))]
+    for place in shuffled(rng, range(len(hidden)))[:number]:
+        hidden[place] = HIDEABLE[below(rng, len(HIDEABLE))]
     return PartlySeen(scene, tuple(hidden))
 
 

@@ -26,14 +26,13 @@ from vltickets.scenes.gqa_questions import (
     ask_gqa,
     record,
 )
+from vltickets.scenes.grammar import draw_wording
 from vltickets.scenes.located import Phrase, single_description, single_location
 from vltickets.scenes.names import first_image_id
 from vltickets.scenes.regions import detect_all
 from vltickets.scenes.sampling import any_object, independent_scenes
-from vltickets.scenes.grammar import draw_wording
 from vltickets.scenes.statements import RELATIONS, Description, stands_in_relation, value_name
 from vltickets.scenes.world import (
-    ATTRIBUTES,
     COLOR,
     MATERIAL,
     MAX_OBJECTS,
@@ -75,7 +74,7 @@ DESCRIBED = tuple(combinations(range(4), 2))
 
 @dataclass(frozen=True, slots=True)
 class GqaWish:
-    """A question wanted next: its kind, the attribute it asks for (-1: any; "exist": place in `DESCRIBED`), its answer."""
+    """A question wanted: its kind, the attribute asked for (-1: any; "exist": place in `DESCRIBED`), its answer."""
 
     kind: str
     attribute: int

@@ -206,12 +206,11 @@ def program(question: GqaQuestion) -> list[dict[str, object]]:
 
 def _select(steps: list[dict[str, object]], phrase: Phrase) -> int:
     """Add the steps that find the phrase's object and return the index of the last."""
-    head = phrase
     if isinstance(phrase, Located):
-        head = phrase.head
-        anchor = _select(steps, phrase.anchor)
+        head, anchor = phrase.head, _select(steps, phrase.anchor)
         last = _step(steps, "relate", f"{_shape(head)},{RELATIONS[phrase.relation]},s", anchor)
     else:
+        head = phrase
         last = _step(steps, "select", _shape(head))
     for attribute, value in enumerate(head.values):
         if attribute != SHAPE and value is not None:
@@ -219,8 +218,8 @@ def _select(steps: list[dict[str, object]], phrase: Phrase) -> int:
     return last
 
 
-def _shape(phrase: Phrase) -> str:
-    shape = phrase.values[SHAPE] if isinstance(phrase, Description) else None
+def _shape(head: Description) -> str:
+    shape = head.values[SHAPE]
     return "_" if shape is None else value_name(SHAPE, shape)
 
 

@@ -1,4 +1,4 @@
-"""Referring expressions in RefCOCO+'s format: one object is meant among others of its shape, without absolute places."""
+"""Referring expressions in RefCOCO+'s format: one object is meant among others of its shape, not by absolute place."""
 
 from __future__ import annotations
 

@@ -207,7 +207,7 @@ def _near_classes() -> Integers:
 
 
 def _seen_features() -> NDArray[np.float64]:
-    """Return each class's features [5, 121, 48] with one attribute hidden (rows 0 to 3), and with none (row 4 or -1)."""
+    """Return each class's features [5, 121, 48] with one attribute hidden (rows 0 to 3), and with none (row 4, -1)."""
     exact = _class_features()
     seen = np.repeat(exact[None], len(VALUE_COUNTS) + 1, axis=0)
     for attribute in range(len(VALUE_COUNTS)):

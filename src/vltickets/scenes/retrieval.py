@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vltickets.scenes.files import write_json, write_regions
-from vltickets.scenes.grammar import MAX_WORDS, draw_wording, say
+from vltickets.scenes.grammar import draw_wording, say
 from vltickets.scenes.names import first_image_id
 from vltickets.scenes.regions import detect_all
 from vltickets.scenes.sampling import describe
@@ -19,8 +19,9 @@ from vltickets.scenes.world import MAX_OBJECTS, Scene, below, edited_scene, rand
 SPLITS = ("train", "val", "test")
 CAPTIONS_PER_IMAGE = 5
 COPIES = 3
-"""Images of a group: one scene and edits of it, each of which differs in one thing."""
-TRIES = 10
+"""Images of a group: one scene and edits of it, each of which differs in one attribute or in two objects' places."""
+TRIES = 16
+MAX_RETRIEVAL_WORDS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,8 @@ def sample_captioned(seed: int, split: str, images: int) -> list[Captioned]:
         group = [base]
         while len(group) < COPIES:
             copy = edited_scene(base, rng)
-            if copy not in group:
+            # With an object taken away, everything said of the copy would be true of the original too.
+            if copy not in group and len(copy.objects) == len(base.objects):
                 group.append(copy)
         drawn += [_captioned(scene, [other for other in group if other is not scene], rng) for scene in group]
     return drawn[:images]
@@ -88,7 +90,12 @@ def _captioned(scene: Scene, copies: Sequence[Scene], rng: np.random.Generator) 
             if sum(other.holds(copy) for copy in copies) < sum(best.holds(copy) for copy in copies):
                 best = other
         text = next(
-            (text for text in (say(best, draw_wording(rng)) for _ in range(TRIES)) if text.count(" ") < MAX_WORDS), ""
+            (
+                text
+                for text in (say(best, draw_wording(rng)) for _ in range(TRIES))
+                if text.count(" ") < MAX_RETRIEVAL_WORDS
+            ),
+            "",
         )
         if text and text not in texts:
             captions.append(best)
@@ -102,7 +109,22 @@ def _sample_caption(scene: Scene, rng: np.random.Generator) -> Caption:
     kind = below(rng, 3)
     held = [relation for relation in range(len(RELATIONS)) if stands_in_relation(things[0], relation, things[1])]
     if kind == 0 and held:
-        sides = [describe(rng, thing, 3 + below(rng, 2)) for thing in things[:2]]
+        sides = [describe(rng, thing, 4) for thing in things[:2]]
         return Caption((Relation(sides[0], held[below(rng, len(held))], sides[1]),))
-    number, most = (2, 4) if kind == 1 else (3, 3)
-    return Caption(tuple(Exists(describe(rng, thing, most)) for thing in things[:number]), listed=True)
+    number = 2 if kind == 1 else 3
+    return Caption(tuple(Exists(describe(rng, thing, 4)) for thing in things[:number]), listed=True)
+
+
+def recall_at_one(items: Sequence[Captioned]) -> tuple[float, float]:
+    """Return the recall at one of a reader of the structures: of images by caption, and of captions by image.
+
+    By caption it guesses among the images that the caption is true of; by image it takes, of the captions true of it,
+    one that is true of the fewest images.
+    """
+    captions = [(owner, caption) for owner, item in enumerate(items) for caption in item.captions]
+    truths = np.array([[caption.holds(item.scene) for item in items] for _, caption in captions])
+    own = np.array([owner for owner, _ in captions])[:, None] == np.arange(len(items))
+    fits = truths.sum(axis=1)
+    rank = np.where(truths, fits[:, None], len(items) + 1)
+    best = rank == rank.min(axis=0)
+    return float((1.0 / fits).mean()), float(((best & own).sum(axis=0) / best.sum(axis=0)).mean())

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vltickets.scenes.files import write_json, write_json_lines, write_regions
+from vltickets.scenes.files import write_json_lines, write_regions
 from vltickets.scenes.grammar import RELATION_WORDS, Words, draw_wording
 from vltickets.scenes.regions import describe_all, detect_all
 from vltickets.scenes.sampling import independent_scenes
@@ -86,7 +86,7 @@ class Item:
 
 
 def write_vcr(folder: Path, split: str, *, seed: int, questions: int) -> None:
-    """Write `vcr/<split>.jsonl`, a metadata file an image under `vcr/vcr1images/`, and regions of given and found boxes.
+    """Write `vcr/<split>.jsonl`, images' metadata under `vcr/vcr1images/`, and regions of given and of found boxes.
 
     Scenes have five objects; one or two questions are asked of each. Raises `ValueError` for less than one question.
     """
