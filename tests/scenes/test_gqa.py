@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from vltickets.scenes import write_captions, write_gqa, write_nlvr2, write_vocabulary, write_vqa
@@ -27,11 +28,12 @@ WORLD_ONE = {
     "vqa/v2_OpenEnded_mscoco_dev_questions.json": "167e913b6c5cf47ac00b65b046b72ca13bb62ecc95442ee838c024cedde4cf0e",
     "vqa/v2_mscoco_dev_annotations.json": "06eeca5579abe6b289d107b6e76aa8012289bd5a83e0f827a6da1c616b9de2e3",
 }
-WORLD_ONE_REGIONS = {
-    "captions/regions_dev.safetensors": "f334043946079fa024c7798deec62941be6e11d084ca861b5a2e88048209778c",
-    "nlvr2/regions_dev.safetensors": "b514f67e077cf72b6fcf4c1f857785d4afef8afa4a0113d4c6c83295c5529dd5",
-    "vqa/regions_dev.safetensors": "7807ab97ff6e125e41ac1fc685ad4122d4ccdffa197ddd98fa2b1896b591186e",
+WORLD_ONE_REGIONS = {  # of the arrays one after another, whatever file they lie in
+    "captions/regions_dev": "dfac7a47b2782948f59165504691e15916d76813d1c45c207d1e33e8a68e65d0",
+    "nlvr2/regions_dev": "44c49032eeadda8418d20301473ad60bc3090fe816b0c7b37561b1b1fe17a31e",
+    "vqa/regions_dev": "a006ffcf5238ca386370a888173a182ae757af2bca3411a463fd190a429d660b",
 }
+ARRAYS = ("features", "boxes", "soft_labels", "scores", "offsets")
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +58,12 @@ def test_what_the_first_world_wrote_is_the_same_to_the_byte(tmp_path: Path) -> N
     write_vqa(tmp_path, "dev", seed=1, questions=30)
     write_nlvr2(tmp_path, "dev", seed=1, examples=20)
     write_vocabulary(tmp_path)
-    expected = {**WORLD_ONE, **WORLD_ONE_REGIONS}
-    assert {name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in expected} == expected
+    assert {name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in WORLD_ONE} == WORLD_ONE
+    stores = {
+        name: b"".join(np.load(tmp_path / name / f"{array}.npy").tobytes() for array in ARRAYS)
+        for name in WORLD_ONE_REGIONS
+    }
+    assert {name: hashlib.sha256(content).hexdigest() for name, content in stores.items()} == WORLD_ONE_REGIONS
 
 
 def test_every_answer_is_the_executors_and_every_word_known(asked: list[AskedScene]) -> None:

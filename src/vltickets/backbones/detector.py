@@ -98,9 +98,10 @@ class Detector:
             )
         labels, scores = self._labels(logits)
         centres, sides = outputs.pred_boxes[0].float().split(2, dim=-1)
-        boxes = torch.cat([centres - sides / 2, centres + sides / 2], dim=-1)
-        kept = rule.choose(scores)
-        found = [part[kept].cpu() for part in (states[0].float(), boxes.clamp(0, 1), labels, scores)]
+        boxes = torch.cat([centres - sides / 2, centres + sides / 2], dim=-1).clamp(0, 1)
+        inside = (boxes[:, 2:] > boxes[:, :2]).all(-1).nonzero().squeeze(-1)  # of the others nothing is in the image
+        kept = inside[rule.choose(scores[inside])]
+        found = [part[kept].cpu() for part in (states[0].float(), boxes, labels, scores)]
         if not all(bool(part.isfinite().all()) for part in found):
             raise UserError(f"{self.folder}: the detector gives values that are not finite; are its weights broken?")
         return Detections(*found)

@@ -14,11 +14,9 @@ import typer
 
 from vltickets.cli.console import following, screen
 from vltickets.cli.studies import DataOption, JsonOption, SetOption, StoreOption
-from vltickets.errors import UserError
 from vltickets.store import Store
 
 weights_app = typer.Typer(no_args_is_help=True, help="Make initial weights.")
-data_app = typer.Typer(no_args_is_help=True, help="Make data.")
 
 
 def doctor(as_json: JsonOption = False) -> None:
@@ -85,23 +83,3 @@ def make(
         size = write_weights(results, node, file, recipe=preset)
         metrics = ", ".join(f"{key} {value:.3f}" for key, value in results.record(node.digest).metrics.items())
         screen().print(f"{file}: {size / 1e3:.0f} kB, run {node.digest}, {metrics}", soft_wrap=True)
-
-
-@data_app.command("world")
-def world(
-    folder: Annotated[Path, typer.Argument(help="The folder to write; it must not exist yet.")],
-    split: Annotated[list[str] | None, typer.Option(help="Splits to write. Default: train, dev, test.")] = None,
-    seed: Annotated[int, typer.Option(help="The world's seed.")] = 0,
-    examples: Annotated[int, typer.Option(min=1, help="Examples of each task, and scenes, in each split.")] = 1000,
-) -> None:
-    """Write a data set of the embedded world in the official formats: captions, VQA, NLVR2 and their regions."""
-    from vltickets import scenes
-
-    if folder.exists():
-        raise UserError(f"{folder} is there already; name a new folder")
-    for name in split or ["train", "dev", "test"]:
-        scenes.write_captions(folder, name, seed=seed, scenes=examples)
-        scenes.write_vqa(folder, name, seed=seed, questions=examples)
-        scenes.write_nlvr2(folder, name, seed=seed, examples=examples)
-    scenes.write_vocabulary(folder)
-    screen().print(f"{folder}: splits {', '.join(split or ['train', 'dev', 'test'])}")

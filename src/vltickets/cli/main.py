@@ -8,8 +8,9 @@ import sys
 import typer
 
 from vltickets.cli.console import fail
+from vltickets.cli.data import data_app
 from vltickets.cli.extract import extract
-from vltickets.cli.machine import data_app, doctor, weights_app
+from vltickets.cli.machine import doctor, weights_app
 from vltickets.cli.studies import demo, report, study_app
 from vltickets.cli.tickets import evaluate, find, ticket_app
 from vltickets.errors import UserError

@@ -1,0 +1,87 @@
+"""`vltickets data`: make the embedded world's files, look into region stores, check them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vltickets.cli.console import screen
+from vltickets.cli.studies import JsonOption
+from vltickets.errors import UserError
+
+data_app = typer.Typer(no_args_is_help=True, help="Make data, and look at it.")
+
+
+@data_app.command("world")
+def world(
+    folder: Annotated[Path, typer.Argument(help="The folder to write; it must not exist yet.")],
+    split: Annotated[list[str] | None, typer.Option(help="Splits to write. Default: train, dev, test.")] = None,
+    seed: Annotated[int, typer.Option(help="The world's seed.")] = 0,
+    examples: Annotated[int, typer.Option(min=1, help="Examples of each task, and scenes, in each split.")] = 1000,
+) -> None:
+    """Write a data set of the embedded world in the official formats: captions, all seven tasks, and their regions.
+
+    RefCOCO+ and retrieval keep all their splits in one file, so they are always written whole.
+    """
+    from vltickets import scenes
+
+    if folder.exists():
+        raise UserError(f"{folder} is there already; name a new folder")
+    for name in split or ["train", "dev", "test"]:
+        scenes.write_captions(folder, name, seed=seed, scenes=examples)
+        scenes.write_vqa(folder, name, seed=seed, questions=examples)
+        scenes.write_gqa(folder, name, seed=seed, questions=examples)
+        scenes.write_vcr(folder, name, seed=seed, questions=examples)
+        scenes.write_nlvr2(folder, name, seed=seed, examples=examples)
+        scenes.write_entailment(folder, name, seed=seed, pairs=examples)
+    scenes.write_refcoco(folder, seed=seed, train=examples, heldout=examples)
+    images = max(examples // 10, 20)
+    scenes.write_retrieval(folder, seed=seed, train=images, heldout=images)
+    scenes.write_vocabulary(folder)
+    screen().print(f"{folder}: splits {', '.join(split or ['train', 'dev', 'test'])}")
+
+
+@data_app.command("inspect")
+def inspect(
+    store: Annotated[Path, typer.Argument(help="A region store.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a region store holds, without reading its features."""
+    from vltickets.data import read_regions
+
+    regions = read_regions(store)
+    counts = regions.features.lengths
+    about = {
+        "images": len(regions.names),
+        "regions": int(counts.sum()),
+        "width": regions.width,
+        "classes": regions.classes,
+        "regions of an image, fewest": int(counts.min(initial=0)),
+        "regions of an image, mean": round(float(counts.mean()), 2),
+        "regions of an image, most": int(counts.max(initial=0)),
+        "first image": regions.names[0],
+        "megabytes": round(sum(path.stat().st_size for path in store.iterdir()) / 1e6, 1),
+    }
+    _show(about, as_json)
+
+
+@data_app.command("verify")
+def verify(
+    store: Annotated[Path, typer.Argument(help="A region store.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Check every checksum, number and box of a region store."""
+    from vltickets.data import verify_store
+
+    _show({**verify_store(store), "verified": True}, as_json)
+
+
+def _show(about: dict[str, object], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(about))
+        return
+    for name, value in about.items():
+        screen().print(f"{name:28} {value}", markup=False, highlight=False)
