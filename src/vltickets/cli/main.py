@@ -8,9 +8,10 @@ import sys
 import typer
 
 from vltickets.cli.console import fail
-from vltickets.cli.machine import data_app, doctor, weights_app
+from vltickets.cli.machine import data_app, doctor
 from vltickets.cli.studies import demo, report, study_app
 from vltickets.cli.tickets import evaluate, find, ticket_app
+from vltickets.cli.weights import weights_app
 from vltickets.errors import UserError
 
 app = typer.Typer(

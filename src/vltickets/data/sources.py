@@ -17,7 +17,7 @@ from vltickets.data.nlvr2 import Pairs, read_nlvr2
 from vltickets.data.vocabulary import Vocabulary, build_vocabulary, read_vocabulary
 from vltickets.data.vqa import Questions, read_answers, read_vqa
 from vltickets.errors import UserError, unknown
-from vltickets.specs import DataSpec, Folder, World
+from vltickets.specs import DataSpec, Folder, World, changed
 from vltickets.store import Store, write_file
 
 LONGEST_TEXT = 60  # word pieces with specials; the official limit of UNITER's tasks
@@ -101,8 +101,11 @@ def find_layout(folder: Path) -> str:
     )
 
 
-def register_folder(folder: Path, store: Store) -> Folder:
-    """Return the spec of a user's folder, whose bytes make the fingerprint, and note in the store where it lies."""
+def register_folder(folder: Path, store: Store, *, vocabulary: str | None = None) -> Folder:
+    """Return the spec of a user's folder, whose bytes make the fingerprint, and note in the store where it lies.
+
+    `vocabulary` is the text of a `vocab.txt` that takes the place of the folder's own: that of imported weights.
+    """
     layout = find_layout(folder)
     files = sorted(_files(folder, layout))
     total = hashlib.sha256()
@@ -111,9 +114,11 @@ def register_folder(folder: Path, store: Store) -> Folder:
         with path.open("rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())
     spec = Folder(layout="flickr8k" if layout == "flickr8k" else "official", fingerprint=total.hexdigest()[:20])
-    vocabulary = _folder_vocabulary(folder, layout)
+    if vocabulary is not None:
+        spec = changed(spec, vocabulary=hashlib.sha256(vocabulary.encode()).hexdigest()[:20])
+    text = _folder_vocabulary(folder, layout).text() if vocabulary is None else vocabulary
     about = {"folder": str(folder.resolve()), "files": _states(folder, layout)}
-    write_file(store.root / "data" / f"{spec.digest}.vocab.txt", vocabulary.text().encode())
+    write_file(store.root / "data" / f"{spec.digest}.vocab.txt", text.encode())
     write_file(store.root / "data" / f"{spec.digest}.json", json.dumps(about).encode())
     return spec
 

@@ -7,6 +7,7 @@ from vltickets.specs.backbones import SIZES, Uniter, sized
 from vltickets.specs.data import DataSpec, Folder, World
 from vltickets.specs.nodes import (
     Fresh,
+    Imported,
     MaskSource,
     Node,
     OneShot,
@@ -31,6 +32,7 @@ __all__ = [
     "DataSpec",
     "Folder",
     "Fresh",
+    "Imported",
     "MaskSource",
     "Matching",
     "Nlvr2",
