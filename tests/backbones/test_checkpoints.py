@@ -77,7 +77,7 @@ class Harmful:
 
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
     path = saved(tmp_path / "c.pt", {**official(), "extra": Harmful(tmp_path / "marker")})
-    with pytest.raises(UserError, match="refused, and nothing in it was run: it names .*mkdir"):
+    with pytest.raises(UserError, match=r"refused, and nothing in it was run: it names .*mkdir"):
         read_checkpoint(path, SPEC)
     assert not (tmp_path / "marker").exists()
 
@@ -101,7 +101,7 @@ def test_misfits_are_refused(tmp_path: Path) -> None:
     whole = saved(path, state).read_bytes()
     for name, content in (("cut.pt", whole[:-500]), ("short.pt", whole[:40]), ("cut.safetensors", b"\x10" * 40)):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match="damaged|refused"):
+        with pytest.raises(UserError, match=r"damaged|refused"):
             read_checkpoint(tmp_path / name, SPEC)
 
 
