@@ -10,9 +10,10 @@ import typer
 from vltickets.cli.console import fail
 from vltickets.cli.data import data_app
 from vltickets.cli.extract import extract
-from vltickets.cli.machine import doctor, weights_app
+from vltickets.cli.machine import doctor
 from vltickets.cli.studies import demo, report, study_app
 from vltickets.cli.tickets import evaluate, find, ticket_app
+from vltickets.cli.weights import weights_app
 from vltickets.errors import UserError
 
 app = typer.Typer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ from vltickets.data.vocabulary import Vocabulary, read_vocabulary
 from vltickets.data.vqa import read_answers, read_vqa
 from vltickets.data.world import world_folder, world_maker
 from vltickets.errors import UserError, unknown
-from vltickets.specs import DataSpec, Folder, World
+from vltickets.specs import DataSpec, Folder, World, changed
 from vltickets.store import Store, write_file
 
 __all__ = ["Source", "check_folder", "find_layout", "open_folder", "open_source", "register_folder"]
@@ -183,15 +184,18 @@ def check_folder(folder: Path, layout: str | None = None) -> None:
     folder_vocabulary(folder, checked_layout(folder, layout))
 
 
-def register_folder(folder: Path, store: Store, layout: str | None = None) -> Folder:
+def register_folder(folder: Path, store: Store, layout: str | None = None, *, vocabulary: str | None = None) -> Folder:
     """Return the spec of a user's folder, whose bytes make the fingerprint, and note in the store where it lies.
 
-    The layout is found where it is not given: `photos` must be asked for, see `find_layout`.
+    The layout is found where it is not given: `photos` must be asked for, see `find_layout`. `vocabulary` is the text of
+    a `vocab.txt` that takes the place of the folder's own: that of imported weights.
     """
     known = checked_layout(folder, layout)
     spec = Folder(layout=known, fingerprint=fingerprint(folder, known))
-    vocabulary = folder_vocabulary(folder, known)
+    if vocabulary is not None:
+        spec = changed(spec, vocabulary=hashlib.sha256(vocabulary.encode()).hexdigest()[:20])
+    text = folder_vocabulary(folder, known).text() if vocabulary is None else vocabulary
     about = {"folder": str(folder.resolve()), "files": file_states(folder, known)}
-    write_file(store.root / "data" / f"{spec.digest}.vocab.txt", vocabulary.text().encode())
+    write_file(store.root / "data" / f"{spec.digest}.vocab.txt", text.encode())
     write_file(store.root / "data" / f"{spec.digest}.json", json.dumps(about).encode())
     return spec

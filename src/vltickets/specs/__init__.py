@@ -7,6 +7,7 @@ from vltickets.specs.backbones import SIZES, Uniter, sized
 from vltickets.specs.data import DataSpec, Folder, World
 from vltickets.specs.nodes import (
     Fresh,
+    Imported,
     MaskSource,
     Node,
     OneShot,
@@ -46,6 +47,7 @@ __all__ = [
     "Folder",
     "Fresh",
     "Gqa",
+    "Imported",
     "MaskSource",
     "Matching",
     "Nlvr1",

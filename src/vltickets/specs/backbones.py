@@ -32,6 +32,7 @@ SIZES: dict[str, Uniter] = {
     "real": Uniter(layers=3, hidden=128, heads=4, intermediate=512, positions=64),
     "small": Uniter(layers=6, hidden=384, heads=12, intermediate=1536),
     "base": Uniter(),
+    "large": Uniter(layers=24, hidden=1024, heads=16, intermediate=4096),
 }
 
 

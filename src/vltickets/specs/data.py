@@ -29,6 +29,7 @@ class Folder(Spec):
     kind: Literal["folder"] = "folder"
     layout: Literal["official", "flickr8k", "photos"]
     fingerprint: str = Field(min_length=8)
+    vocabulary: str | None = Field(None, description="hash of the vocabulary, where it is not the folder's own")
 
 
 DataSpec = Annotated[World | Folder, Field(discriminator="kind")]

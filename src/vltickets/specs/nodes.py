@@ -65,6 +65,14 @@ class Shipped(Spec):
     sha256: str
 
 
+class Imported(Spec):
+    """Weights from an official checkpoint, which `weights import` wrote, named by the hash of that file."""
+
+    kind: Literal["imported"] = "imported"
+    name: str
+    sha256: str
+
+
 class Trained(Spec):
     """θ from a finished training: pre-trained weights. The head comes along only where the task asks for it."""
 
@@ -94,7 +102,7 @@ class Shuffled(Spec):
     seed: int = 0
 
 
-Start = Annotated[Fresh | Shipped | Trained | Rewound | Shuffled, Field(discriminator="kind")]
+Start = Annotated[Fresh | Shipped | Imported | Trained | Rewound | Shuffled, Field(discriminator="kind")]
 
 
 class Train(Spec):

@@ -2,6 +2,7 @@
 
 Layout of a store: `nodes/DIGEST.json` what was asked for; `runs/DIGEST/` a finished result (`record.json` and arrays);
 `weights/DIGEST/` a training's weights, which a record can do without; `work/DIGEST/` checkpoints of what is under way;
+`imported/SHA256.safetensors` weights from elsewhere;
 `leases/DIGEST.lock` who runs it now; `studies/NAME.json` which node stands in which cell of a study.
 """
 
@@ -205,6 +206,31 @@ class Store:
             raise UserError(f"{self.root} has no weights of run {digest}; `vltickets study run` makes them again")
         sums = _read_json(folder / "sums.json")
         return folder / "weights.safetensors", sums.get("weights.safetensors")
+
+    # Initial weights from elsewhere
+
+    def put_imported(self, path: Path) -> str:
+        """Keep a copy of an imported weight file under its hash, and return the SHA-256."""
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path}: can't be read ({error.strerror}); `vltickets weights import` makes it") from None
+        digest = sha256(content)
+        kept = self.imported_path(digest)
+        if not kept.exists():
+            write_file(kept, content)
+        return digest
+
+    def imported_path(self, digest: str) -> Path:
+        """Return where a copy of the imported weights of this SHA-256 lies, or would lie."""
+        return self.root / "imported" / f"{digest}.safetensors"
+
+    def imported(self, digest: str) -> dict[str, np.ndarray]:
+        """Return imported weights by name, checked against their hash."""
+        path = self.imported_path(digest)
+        if not path.exists():
+            raise UserError(f"{self.root} has no imported weights {digest[:20]}; plan the study again with their file")
+        return _checked_arrays(path, digest)
 
     # Work under way
 

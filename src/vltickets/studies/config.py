@@ -67,6 +67,13 @@ class Pretrain(Spec):
     text: Stage | None = None
     vision_language: Stage
     seed: int = 0
+    start: str | None = Field(None, description="a file of imported weights, θ₀′, instead of a text-only stage")
+
+    @model_validator(mode="after")
+    def _one_parent(self) -> Pretrain:
+        if self.start is not None and self.text is not None:
+            raise ValueError("[pretraining] has both `start` and a table [pretraining.text]; keep one")
+        return self
 
 
 class Schedule(Spec):
@@ -90,11 +97,12 @@ class Study(Spec):
     data: Literal["world", "folder"] = "world"
     layout: Literal["official", "flickr8k", "photos"] | None = Field(None, description="of the folder; else it is seen")
     world: WorldSize = WorldSize()
-    backbone: Literal["tiny", "real", "small", "base"] = "tiny"
+    backbone: Literal["tiny", "real", "small", "base", "large"] = "tiny"
     task: Literal["vqa", "gqa", "vcr", "nlvr2", "nlvr1", "snli_ve", "refcoco", "retrieval", "matching"] = "vqa"
     options: dict[str, Any] = Field({}, description="the task's own keys, such as head, boxes, hard_negatives")
     split: str = "test"
-    start: Literal["shipped", "pretrained", "fresh"] = "pretrained"
+    start: Literal["shipped", "pretrained", "fresh", "imported"] = "pretrained"
+    weights: str | None = Field(None, description="the file of imported weights, for start = 'imported'")
     pretraining: Pretrain | None = None
     training: Recipe
     levels: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -118,10 +126,14 @@ class Study(Spec):
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds = {self.seeds}: at least one seed, none twice")
         stages = self.pretraining if self.start == "pretrained" else None
-        if "text-only" in self.baselines and stages is not None and stages.text is None:
+        if "text-only" in self.baselines and stages is not None and stages.text is None and stages.start is None:
             raise ValueError("the baseline text-only needs a table [pretraining.text]: the weights θ₀ started from")
         if self.start == "shipped" and (self.backbone, self.data) != ("tiny", "world"):
             raise ValueError("start = 'shipped' is for the tiny backbone in the embedded world; use 'pretrained'")
+        if (self.start == "imported") != (self.weights is not None):
+            raise ValueError("start = 'imported' and weights = 'FILE.safetensors' go together")
+        if self.start == "imported" and "text-only" in self.baselines:
+            raise ValueError("the baseline text-only is for weights pre-trained here; leave it out with 'imported'")
         if self.data == "world" and self.split not in ("dev", "test"):
             raise ValueError(f"split = {self.split!r}: the embedded world is scored on dev or test")
         if self.start == "pretrained" and self.pretraining is None:
@@ -137,6 +149,14 @@ class Study(Spec):
     def uniter(self) -> Uniter:
         """The backbone's shape."""
         return sized(self.backbone)
+
+    @property
+    def weight_file(self) -> Path | None:
+        """The file of imported weights that the study needs, if any."""
+        if self.start == "imported":
+            return None if self.weights is None else Path(self.weights)
+        stages = self.pretraining if self.start == "pretrained" else None
+        return None if stages is None or stages.start is None else Path(stages.start)
 
     def task_on(self, data: Any, *, blind: bool = False) -> TaskSpec:
         """Return the study's task over a source of data."""
@@ -166,7 +186,17 @@ def load_study(name: str, settings: tuple[str, ...] = ()) -> Study:
     where = str(path) if name not in known else f"recipe {name}"
     if isinstance(values.get("levels"), dict):
         values["levels"] = levels_of(parse(Schedule, values["levels"], f"{where}, levels"))
+    _resolve(values, "weights", path.parent)
+    if isinstance(values.get("pretraining"), dict):
+        _resolve(values["pretraining"], "start", path.parent)
     return parse(Study, values, where)
+
+
+def _resolve(values: dict[str, Any], key: str, folder: Path) -> None:
+    """Make a file's name relative to the recipe's folder where it is there, else to the current one."""
+    name = values.get(key)
+    if isinstance(name, str) and (folder / name).exists():
+        values[key] = str(folder / name)
 
 
 def levels_of(schedule: Schedule) -> tuple[float, ...]:

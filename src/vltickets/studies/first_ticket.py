@@ -5,11 +5,14 @@ A study is a function that yields cells, each a labelled node, and nothing more.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
+from vltickets.errors import UserError
 from vltickets.specs import (
     DataSpec,
     Fresh,
+    Imported,
     MaskSource,
     OneShot,
     Pretraining,
@@ -43,14 +46,28 @@ def starts(study: Study, data: DataSpec) -> tuple[Start, Start | None]:
         return shipped("theta0"), shipped("text-only")
     if study.start == "fresh":  # for data that nothing was pre-trained on
         return Fresh(), None
+    if study.start == "imported":
+        return imported(study), None
     assert study.pretraining is not None
     text, theta0 = pretraining_nodes(study, study.pretraining, data)
+    if study.pretraining.start is not None:
+        return Trained(train=theta0), imported(study)
     return Trained(train=theta0), None if text is None else Trained(train=text)
+
+
+def imported(study: Study) -> Imported:
+    """Return the spec of the study's file of imported weights; a missing file is a `UserError`."""
+    path = study.weight_file
+    assert path is not None
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; `vltickets weights import` makes it")
+    with path.open("rb") as file:
+        return Imported(name=path.stem, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def pretraining_nodes(study: Study, pretrain: Pretrain, data: DataSpec) -> tuple[Train | None, Train]:
     """Return the trainings that make θ₀′ (None without a text-only stage) and θ₀."""
-    start: Start = Fresh(seed=pretrain.seed)
+    start: Start = Fresh(seed=pretrain.seed) if pretrain.start is None else imported(study)
     text = None
     if pretrain.text is not None:
         text = _stage(study, pretrain.text, data, start, pretrain.seed, text_only=True)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vltickets.backbones.checkpoints import read_about
 from vltickets.data import check_folder, open_source, register_folder
 from vltickets.errors import UserError
 from vltickets.scenes import WORLD_VERSION
-from vltickets.specs import DataSpec, Train, World
+from vltickets.specs import DataSpec, Train, Uniter, World
 from vltickets.store import Store, check_study_name
 from vltickets.studies.config import Study
 from vltickets.studies.executors import Listener, execute
@@ -54,8 +55,15 @@ def plan_study(
     check_study_name(name)
     if name in store.studies():
         store.study(name)  # a damaged or newer one is refused before anything is written
-    data = _data(study, store, folder)
+    about = {} if study.weight_file is None else read_about(study.weight_file)
+    if about and Uniter.model_validate(about["backbone"]) != study.uniter:
+        raise UserError(
+            f"{study.weight_file} is of another backbone than the study's {study.backbone}; import it as that"
+        )
+    data = _data(study, store, folder, about.get("vocabulary"))
     store.prepare()
+    if study.weight_file is not None:
+        store.put_imported(study.weight_file)
     open_source(data, store)
     cells = tuple(first_ticket(study, data))
     for cell in cells:
@@ -148,7 +156,7 @@ def _row(baseline: str, mean: float, note: str) -> dict[str, Any]:
     return {"baseline": baseline, "sparsity": 0.0, "mean": mean, "std": None, "seeds": 0, "note": note}
 
 
-def _data(study: Study, store: Store, folder: Path | None) -> DataSpec:
+def _data(study: Study, store: Store, folder: Path | None, vocabulary: str | None) -> DataSpec:
     if study.data == "world":
         size = study.world
         return World(
@@ -162,4 +170,4 @@ def _data(study: Study, store: Store, folder: Path | None) -> DataSpec:
         raise UserError("this study runs on real data: name its folder with --data DIR")
     check_folder(folder, study.layout)  # refuses before anything is written
     store.prepare()
-    return register_folder(folder, store, study.layout)
+    return register_folder(folder, store, study.layout, vocabulary=vocabulary)

@@ -10,9 +10,10 @@ from safetensors.torch import load as load_tensors
 from torch import nn
 
 from vltickets.backbones import initialise_module
+from vltickets.backbones.checkpoints import TYPES, split_import
 from vltickets.data import stream_seed
 from vltickets.errors import UserError, unknown
-from vltickets.specs import Fresh, Rewound, Shipped, Shuffled, Start, Train, Trained
+from vltickets.specs import Fresh, Imported, Rewound, Shipped, Shuffled, Start, Train, Trained
 from vltickets.store import Store
 from vltickets.tasks import Model, Task
 
@@ -52,6 +53,8 @@ def start_tensors(start: Start, model: Model, store: Store) -> tuple[Tensors, Te
             return _backbone_state(model), {}
         case Shipped():
             return shipped_tensors(start), {}
+        case Imported():
+            return imported_tensors(start, model, store)
         case Trained() | Rewound():
             arrays = store.weights(start.train.digest)
             tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
@@ -60,6 +63,21 @@ def start_tensors(start: Start, model: Model, store: Store) -> tuple[Tensors, Te
             backbone, head = start_tensors(start.start, model, store)
             names = set(backbone) if start.scope == "all" else set(model.backbone.prunable())
             return shuffled(backbone, names, start.seed), head
+
+
+def imported_tensors(start: Imported, model: Model, store: Store) -> tuple[Tensors, Tensors]:
+    """Return an official checkpoint's trunk and heads; what it lacks is `Fresh(seed=0)`'s, as img_embeddings of BERT.
+
+    Rows of the type table past those that the task uses (a checkpoint of VCR has 4) are left out.
+    """
+    fresh, _ = start_tensors(Fresh(seed=0), model, store)
+    arrays = store.imported(start.sha256)
+    trunk, heads = split_import({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
+    if TYPES in trunk:
+        trunk[TYPES] = trunk[TYPES][: len(fresh[TYPES])]
+    if TYPES in trunk and len(trunk[TYPES]) < len(fresh[TYPES]):
+        fresh.pop(TYPES)  # `_load_backbone` grows the checkpoint's own table
+    return fresh | trunk, heads
 
 
 def shuffled(tensors: Tensors, names: set[str], seed: int) -> Tensors:

@@ -1,0 +1,247 @@
+"""Official checkpoints, read safely and brought under our names: UNITER's, VILLA's, BERT's and Hugging Face's.
+
+Our trunk names are UNITER's without `uniter.`; the heads keep the official names (official-models 1.3 and 1.4).
+Nothing in a file is ever run: pickles are read with PyTorch's restricted reader only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from safetensors.torch import save as save_tensors
+
+from vltickets.backbones.building import build_backbone
+from vltickets.errors import UserError
+from vltickets.specs import Uniter
+from vltickets.store import write_file
+
+FORMAT = "vltickets-weights-1"
+Tensors = dict[str, torch.Tensor]
+TRUNK = ("embeddings.", "img_embeddings.", "encoder.", "pooler.")
+HEADS = (
+    "cls.predictions.",
+    "feat_regress.",
+    "region_classifier.",
+    "itm_output.",
+    "vqa_output.",
+    "vcr_output.",
+    "re_output.",
+    "rank_output.",
+    "nlvr2_output.",
+    "attn1.",
+    "attn2.",
+    "attn_pool.",
+    "fc.",
+)
+TIED = {
+    "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+    "feat_regress.weight": "img_embeddings.img_linear.weight",
+}
+WORDS = "embeddings.word_embeddings.weight"
+TYPES = "embeddings.token_type_embeddings.weight"
+FEATURES = "img_embeddings.img_linear.weight"
+OFFICIAL_WORDS, VCR_WORDS, OFFICIAL_REGION_WIDTH = 28996, 28996 + 81, 2048
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a checkpoint's tensors: `missing` ones start random, `unexpected` ones were left out."""
+
+    mapped: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    grown: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint under our names, float32; `sha256` is of the source file, `vocabulary` a `vocab.txt`'s text."""
+
+    backbone: Uniter
+    trunk: Tensors
+    heads: Tensors
+    report: Report
+    sha256: str
+    vocabulary: str | None = None
+
+
+def read_checkpoint(path: Path, backbone: Uniter, vocabulary: Path | None = None) -> Checkpoint:
+    """Read a `.pt`, `.pth`, `.bin` or `.safetensors` file, or a Hugging Face BERT folder, as weights of `backbone`.
+
+    Raises `UserError` where the file can't be read without running code, is damaged, is of another size, lacks part
+    of the trunk it begins, or holds numbers that are not finite.
+    """
+    file = _weight_file(path)
+    words = vocabulary or (path / "vocab.txt" if path.is_dir() and (path / "vocab.txt").exists() else None)
+    tensors, unexpected = _renamed(_unwrapped(_read(file), file), file)
+    _drop_tied(tensors, file)
+    trunk = {name: value for name, value in tensors.items() if name.startswith(TRUNK)}
+    heads = {name: value for name, value in tensors.items() if name.startswith(HEADS)}
+    unexpected += [name for name in tensors if name not in trunk and name not in heads]
+    missing, grown = _check_trunk(trunk, backbone, file)
+    for name, value in (trunk | heads).items():
+        if not bool(torch.isfinite(value).all()):
+            raise UserError(f"{file}: {name} holds numbers that are not finite; the checkpoint is of a failed run")
+    text = None if words is None else _vocabulary_text(words, len(trunk[WORDS]))
+    report = Report(sorted([*trunk, *heads]), missing, sorted(unexpected), grown)
+    return Checkpoint(backbone, trunk, heads, report, _file_hash(file), text)
+
+
+def write_import(checkpoint: Checkpoint, path: Path, *, source: str) -> None:
+    """Write a checkpoint as one safetensors file (float32) with all that is known of it as metadata, whole or not."""
+    about = {
+        "format": FORMAT,
+        "backbone": checkpoint.backbone.model_dump(mode="json"),
+        "source": source,
+        "source_sha256": checkpoint.sha256,
+        "vocabulary": checkpoint.vocabulary,
+        "report": asdict(checkpoint.report),
+    }
+    # One entry of metadata: the library writes several in an order that changes from run to run.
+    write_file(path, save_tensors(checkpoint.trunk | checkpoint.heads, {"about": json.dumps(about, sort_keys=True)}))
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """Return what `write_import` wrote beside the tensors; a file that is no import is a `UserError`."""
+    try:
+        with safe_open(str(path), "pt") as file:
+            about = json.loads((file.metadata() or {}).get("about", "null"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; `vltickets weights import` makes it") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: can't be read as imported weights ({error})") from None
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise UserError(f"{path} was not written by `vltickets weights import`; import the checkpoint first")
+    return about
+
+
+def split_import(tensors: Tensors) -> tuple[Tensors, Tensors]:
+    """Return the trunk and the heads of an imported file's tensors."""
+    trunk = {name: value for name, value in tensors.items() if name.startswith(TRUNK)}
+    return trunk, {name: value for name, value in tensors.items() if name not in trunk}
+
+
+def _weight_file(path: Path) -> Path:
+    if path.is_dir():
+        for name in ("model.safetensors", "pytorch_model.bin"):
+            if (path / name).exists():
+                return path / name
+        raise UserError(f"{path} has neither model.safetensors nor pytorch_model.bin; name a BERT folder or one file")
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    return path
+
+
+def _read(path: Path) -> Any:
+    if path.suffix not in (".safetensors", ".pt", ".pth", ".bin"):
+        raise UserError(f"{path}: expected .pt, .pth, .bin, .safetensors or a Hugging Face BERT folder")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(str(path))
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        named = re.search(r"(?:GLOBAL|class|function)\s+`?([\w.]+)", str(error))
+        what = f"it names {named[1]}" if named else "it is no plain table of tensors"
+        raise UserError(f"{path} was refused, and nothing in it was run: {what}; save a plain state dict") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} is damaged or cut short ({reason}); fetch it again") from None
+
+
+def _unwrapped(value: Any, path: Path) -> Mapping[str, Any]:
+    while isinstance(value, Mapping):
+        inner = next(
+            (value[key] for key in ("model", "model_state", "state_dict") if isinstance(value.get(key), Mapping)), None
+        )
+        if inner is None:
+            return value
+        value = inner
+    raise UserError(f"{path} holds a {type(value).__name__}; expected a state dict, tensors by name")
+
+
+def _renamed(raw: Mapping[str, Any], path: Path) -> tuple[Tensors, list[str]]:
+    """Return the tensors under our names, and the names of what is no tensor."""
+    out: Tensors = {}
+    odd: list[str] = []
+    for key, value in raw.items():
+        name = our_name(str(key))
+        if name.endswith("position_ids"):
+            continue
+        if not isinstance(value, torch.Tensor):
+            odd.append(str(key))
+            continue
+        if name in out:
+            raise UserError(f"{path} holds {name} twice, once as {key}; keep one")
+        out[name] = value.detach().float().clone().contiguous()
+    return out, odd
+
+
+def our_name(key: str) -> str:
+    """Return an official name under ours: no `module.`, `uniter.` or `bert.`; `gamma` and `beta` spelt out."""
+    name = re.sub(r"^(?:module\.)?(?:uniter\.|bert\.)?", "", key)
+    return re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", name))
+
+
+def _drop_tied(tensors: Tensors, path: Path) -> None:
+    for copy, original in TIED.items():
+        tied = tensors.pop(copy, None)
+        if tied is None:
+            continue
+        if original not in tensors:
+            raise UserError(f"{path} has {copy} but not {original}, which it is tied to; it is half a checkpoint")
+        own = tensors[original]
+        if not torch.equal(tied, own) and not torch.equal(tied.t(), own):
+            raise UserError(f"{path}: {copy} should equal {original}, which it is tied to, and does not")
+
+
+def _check_trunk(trunk: Tensors, spec: Uniter, path: Path) -> tuple[list[str], list[str]]:
+    """Return the missing tensors and the grown tables; refuse another size and half a trunk."""
+    if WORDS not in trunk or trunk[WORDS].dim() != 2:
+        raise UserError(f"{path} has no {WORDS}; it is no checkpoint of UNITER or BERT")
+    types = len(trunk[TYPES]) if TYPES in trunk else 2
+    width = trunk[FEATURES].shape[-1] if FEATURES in trunk else OFFICIAL_REGION_WIDTH
+    with torch.device("meta"):
+        model = build_backbone(
+            spec, vocabulary=len(trunk[WORDS]), region_width=width, dropout=0.0, type_count=max(types, 2)
+        )
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    for name in [*expected, *(name for name in trunk if name not in expected)]:
+        found = tuple(trunk[name].shape) if name in trunk else None
+        if found is not None and found != expected.get(name):
+            wanted = expected.get(name, "no such tensor")
+            raise UserError(f"{path} does not fit the backbone: {name} should be {wanted}, found {found}")
+    missing = [name for name in expected if name not in trunk]
+    whole = ("embeddings.", "encoder.", *(part for part in TRUNK[1::2] if any(n.startswith(part) for n in trunk)))
+    if half := [name for name in missing if name.startswith(whole)]:
+        raise UserError(f"{path} is half a checkpoint: it lacks {half[0]} ({len(half)} tensors in all)")
+    grown = [f"{TYPES}: {types} rows instead of 2"] if types > 2 else []
+    if len(trunk[WORDS]) == VCR_WORDS:
+        grown.append(f"{WORDS}: {VCR_WORDS} rows instead of {OFFICIAL_WORDS}")
+    return missing, grown
+
+
+def _vocabulary_text(path: Path, rows: int) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: can't be read as a vocabulary ({error})") from None
+    count = len(text.removesuffix("\n").split("\n"))
+    if count > rows or (count < rows and rows - count != VCR_WORDS - OFFICIAL_WORDS):
+        raise UserError(f"{path} has {count} words, the checkpoint's word table {rows} rows; name its own vocabulary")
+    return text
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
