@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from vltickets.cli.console import screen
+from vltickets.cli.extract import counting
 from vltickets.cli.studies import JsonOption
 from vltickets.errors import UserError
 
@@ -44,14 +45,36 @@ def world(
     screen().print(f"{folder}: splits {', '.join(split or ['train', 'dev', 'test'])}")
 
 
+@data_app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="UNITER's LMDB folder, LXMERT's .tsv, or a folder of .npz files.")],
+    out: Annotated[Path, typer.Argument(help="The region store to write.")],
+    kind: Annotated[str | None, typer.Option(help="uniter-lmdb, lxmert-tsv or npz; seen unless given.")] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Cut an image to as many regions as score above this, 10 to 100, as UNITER does with 0.2."),
+    ] = None,
+) -> None:
+    """Import region features into a store; an import that was killed goes on when the command is given again."""
+    from vltickets.data.region_import import import_regions
+
+    with counting(screen()) as tell:
+        count = import_regions(source, out, kind, tell, threshold=threshold)
+    screen().print(f"{out}: {count} images", soft_wrap=True, markup=False)
+
+
 @data_app.command("inspect")
 def inspect(
-    store: Annotated[Path, typer.Argument(help="A region store.")],
+    store: Annotated[Path, typer.Argument(help="A region store, or what can be imported into one.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a region store holds, without reading its features."""
+    """Show what a region store holds, or an LMDB, TSV or npz folder before its import, without reading all of it."""
     from vltickets.data import read_regions
+    from vltickets.data.region_import import count_images
 
+    if store.exists() and not (store / "manifest.json").exists():
+        _show(count_images(store), as_json)
+        return
     regions = read_regions(store)
     counts = regions.features.lengths
     about = {

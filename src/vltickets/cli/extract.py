@@ -61,16 +61,16 @@ def extract(
 
 
 @contextmanager
-def counting(console: Console) -> Iterator[Callable[[int, int], None]]:
+def counting(console: Console) -> Iterator[Callable[[int, int | None], None]]:
     """Show how many images are done and the time left: a bar on a terminal, a line now and then elsewhere."""
     started = told = time.monotonic()
     first: int | None = None
 
-    def left(done: int, total: int) -> str:
+    def left(done: int, total: int | None) -> str:
         """Return the time left; images of an earlier run say nothing of the pace."""
         nonlocal first
         first = done if first is None else first
-        if done in (first, total):
+        if total is None or done in (first, total):
             return ""
         return f"about {duration((time.monotonic() - started) / (done - first) * (total - done))} left"
 
@@ -81,11 +81,12 @@ def counting(console: Console) -> Iterator[Callable[[int, int], None]]:
             yield lambda done, total: bar.update(task, completed=done, total=total, left=left(done, total))
         return
 
-    def on_line(done: int, total: int) -> None:
+    def on_line(done: int, total: int | None) -> None:
         nonlocal told
         rest = left(done, total)
         if time.monotonic() - told > PLAIN_SECONDS:
             told = time.monotonic()
-            console.print(f"{done}/{total} images done{', ' if rest else ''}{rest}", soft_wrap=True)
+            of = "" if total is None else f"/{total}"
+            console.print(f"{done}{of} images done{', ' if rest else ''}{rest}", soft_wrap=True)
 
     yield on_line

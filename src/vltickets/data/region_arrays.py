@@ -6,7 +6,6 @@ Each function raises `UserError` beginning with `where`, which names file and re
 from __future__ import annotations
 
 import base64
-import importlib
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from vltickets.data.records import shown
+from vltickets.data.text_db import library
 from vltickets.errors import UserError
 
 LARGEST = 1 << 28  # bytes of one unpacked array; 100 regions of 2048 float32 numbers have 819,200
@@ -50,6 +50,8 @@ def from_uniter(content: bytes, where: str) -> ImageRegions:
     features, boxes = arrays["features"], arrays["norm_bb"]
     if boxes.shape[1] < 4:
         raise UserError(f"{where}: norm_bb has {boxes.shape[1]} numbers a box, expected x1 y1 x2 y2 and more")
+    if not len(features):
+        raise UserError(f"{where}: no boxes, expected at least one")
     labels = arrays.get("soft_labels", np.zeros((len(features), 0), dtype=np.float16))
     confidences = arrays.get("conf")
     for name, array in arrays.items():
@@ -71,21 +73,21 @@ def from_lxmert(columns: Sequence[bytes], classes: int, where: str) -> ImageRegi
     height, width, count = (
         _whole(columns[place], name, where) for place, name in ((1, "img_h"), (2, "img_w"), (7, "num_boxes"))
     )
-    objects = _based(columns[3], "objects_id", "<i8", count, where)
-    confidences = _based(columns[4], "objects_conf", "<f4", count, where)
-    boxes = _based(columns[8], "boxes", "<f4", 4 * count, where).reshape(count, 4)
-    features = _based(columns[9], "features", "<f4", None, where)
-    if not features.size or features.size % count:
-        raise UserError(f"{where}: {features.size} numbers of features can't be those of {count} boxes")
+    objects = _based(columns[3], "objects_id", "<i8", count, where)[:, 0]
+    confidences = _based(columns[4], "objects_conf", "<f4", count, where)[:, 0]
+    boxes = _based(columns[8], "boxes", "<f4", count, where)
+    features = _based(columns[9], "features", "<f4", count, where)
+    if boxes.shape[1] != 4:
+        raise UserError(f"{where}: boxes has {boxes.shape[1]} numbers a box, expected 4")
     if (objects < 0).any() or (objects >= classes - 1).any():
-        raise UserError(f"{where}: objects_id has {shown(int(objects.max()))}, expected 0 to {classes - 2}")
+        raise UserError(f"{where}: objects_id has a class outside 0 to {classes - 2}")
     if not ((confidences >= 0) & (confidences <= 1)).all():
         raise UserError(f"{where}: objects_conf has numbers that are not from 0 to 1")
     labels = np.zeros((count, classes), dtype=np.float16)
     labels[np.arange(count), objects + 1] = confidences
     labels[:, 0] = 1 - confidences
     sides = np.array([width, height, width, height], dtype=np.float32)
-    return ImageRegions(features.reshape(count, -1), inside(boxes / sides), labels, confidences)
+    return ImageRegions(features, inside(boxes / sides), labels, confidences)
 
 
 def inside(boxes: np.ndarray) -> np.ndarray:
@@ -96,14 +98,11 @@ def inside(boxes: np.ndarray) -> np.ndarray:
 
 
 def _from_msgpack(content: bytes, where: str) -> dict[str, np.ndarray]:
-    try:
-        msgpack = importlib.import_module("msgpack")
-    except ImportError:
-        raise UserError(f"{where} needs msgpack to be read: pip install 'vltickets[data]'") from None
+    msgpack = library("msgpack", where)
     try:
         record = msgpack.unpackb(content, raw=False, strict_map_key=True, ext_hook=_no_extension)
     except Exception as error:  # the library raises errors of many kinds on broken bytes
-        raise UserError(f"{where}: neither msgpack nor npz ({_line(error)})") from None
+        raise UserError(f"{where}: not a msgpack record, and no npz either ({_line(error)})") from None
     if not isinstance(record, dict):
         raise UserError(f"{where}: expected a map of arrays, found {type(record).__name__}")
     return {name: _packed_array(record[name], f"{where}: {name}") for name in _wanted(record)}
@@ -112,12 +111,10 @@ def _from_msgpack(content: bytes, where: str) -> dict[str, np.ndarray]:
 def _packed_array(packed: object, what: str) -> np.ndarray:
     """Return an array in msgpack-numpy's layout; a kind 'O' would be a pickle, and is refused unread."""
     if not isinstance(packed, dict):
-        raise UserError(f"{what} is {shown(packed)}, expected an array of msgpack-numpy")
+        raise UserError(f"{what} is {shown(packed)}, expected a numeric array of msgpack-numpy")
     record = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in packed.items()}
     if record.get("kind") not in (None, b"", ""):
-        raise UserError(
-            f"{what} is an array of objects (kind {shown(record['kind'])}), expected numbers; it is not run"
-        )
+        raise UserError(f"{what} is an array of kind {shown(record['kind'])}; only numbers are read, no objects")
     kind, shape, data = record.get("type"), record.get("shape"), record.get("data")
     if isinstance(kind, bytes):
         kind = kind.decode("latin1")
@@ -134,7 +131,7 @@ def _from_npz(content: bytes, where: str) -> dict[str, np.ndarray]:
     except UserError:
         raise
     except Exception as error:  # a broken archive raises errors of many kinds
-        raise UserError(f"{where}: not an npz file ({_line(error)})") from None
+        raise UserError(f"{where}: not an .npz file of plain arrays ({_line(error)})") from None
 
 
 def _npy(archive: zipfile.ZipFile, member: str, what: str) -> np.ndarray:
@@ -146,7 +143,7 @@ def _npy(archive: zipfile.ZipFile, member: str, what: str) -> np.ndarray:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, by_columns, kind = read(stream)
     if kind.hasobject:
-        raise UserError(f"{what} is an array of objects, a pickle; expected numbers; it is not run")
+        raise ValueError(f"{member} holds objects, a pickle; it is not run")
     return _numbers(stream.read(), kind.str, list(shape), by_columns, what)
 
 
@@ -164,15 +161,16 @@ def _numbers(data: bytes, kind: object, shape: list[Any], by_columns: bool, what
     return array.reshape(shape, order="F" if by_columns else "C")
 
 
-def _based(text: bytes, name: str, kind: str, count: int | None, where: str) -> np.ndarray:
+def _based(text: bytes, name: str, kind: str, count: int, where: str) -> np.ndarray:
+    """Return a base64 column as [count, numbers]."""
     try:
-        content = base64.b64decode(text, validate=True)
-        array = np.frombuffer(content, dtype=kind)
+        values = np.frombuffer(base64.b64decode(text, validate=True), dtype=kind)
+        if not values.size:
+            raise ValueError("it is empty")
+        return values.reshape(count, -1)
     except ValueError as error:
-        raise UserError(f"{where}: {name} is not base64 of {kind} ({_line(error)})") from None
-    if count is not None and len(array) != count:
-        raise UserError(f"{where}: {name} has {len(array)} numbers, expected {count}")
-    return array
+        kind = np.dtype(kind).name
+        raise UserError(f"{where}: {name} is not base64 of {count} rows of {kind} ({_line(error)})") from None
 
 
 def _whole(text: bytes, name: str, where: str) -> int:

@@ -18,7 +18,7 @@ from vltickets.data.records import read_json, shown
 from vltickets.data.region_arrays import ImageRegions, from_lxmert, from_uniter
 from vltickets.errors import UserError, unknown
 
-KINDS = ("uniter", "lxmert", "npz")
+KINDS = ("uniter-lmdb", "lxmert-tsv", "npz")
 NAMES = b"__keys__"  # UNITER's entry with the list of all names
 LEAST, MOST, THRESHOLD = 10, 100, 0.2  # UNITER's rule of how many regions an image keeps
 CLASSES = 1601  # Visual Genome's 1600 objects and the background
@@ -67,23 +67,24 @@ def find_source(path: Path, kind: str | None = None, threshold: float | None = N
     """
     if kind is not None and kind not in KINDS:
         raise unknown("kind of region features", kind, KINDS)
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder; expected a folder with data.mdb, a .tsv or a folder of .npz")
     if path.name == "data.mdb":
         path = path.parent
-    kind = kind or _kind_of(path)
-    if kind == "uniter":
+    kind = kind or find_kind(path)
+    if kind == "uniter-lmdb":
         return UniterDatabase(path, threshold)
-    if threshold is not None and kind == "lxmert":
+    if threshold is not None and kind == "lxmert-tsv":
         raise UserError(f"{path}: LXMERT's files have a fixed number of regions; leave out the threshold")
-    return LxmertTable(path) if kind == "lxmert" else NpzFolder(path, threshold)
+    return LxmertTable(path) if kind == "lxmert-tsv" else NpzFolder(path, threshold)
 
 
-def _kind_of(path: Path) -> str:
+def find_kind(path: Path) -> str:
+    """Return which kind of region features a path holds."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; expected a folder with data.mdb, a .tsv or a folder of .npz")
     if path.is_file():
-        return "lxmert"
+        return "lxmert-tsv"
     if (path / "data.mdb").exists():
-        return "uniter"
+        return "uniter-lmdb"
     if next(path.glob("*.npz"), None):
         return "npz"
     inner = sorted(str(found.parent) for found in path.glob("*/data.mdb"))
@@ -94,7 +95,7 @@ def _kind_of(path: Path) -> str:
 class UniterDatabase:
     """A folder such as `coco_val2014/feat_th0.2_max100_min10/` with `data.mdb`, and beside it `nbb_….json`."""
 
-    kind = "uniter"
+    kind = "uniter-lmdb"
 
     def __init__(self, path: Path, threshold: float | None = None) -> None:
         self.path = path
@@ -186,7 +187,7 @@ class UniterDatabase:
 class LxmertTable:
     """A TSV file of LXMERT (`train2014_obj36.tsv`), read line by line; images get the names our readers ask for."""
 
-    kind = "lxmert"
+    kind = "lxmert-tsv"
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -233,7 +234,6 @@ class LxmertTable:
             identity = ""
         if not identity.strip():
             raise UserError(f"{where}: img_id is {shown(columns[0])}, expected a name in UTF-8")
-        where = f"{where} (image {shown(identity)})"
         return StoredImage(lxmert_name(identity), where, partial(from_lxmert, columns, CLASSES, where))
 
 
@@ -279,7 +279,7 @@ class NpzFolder:
         except OSError as error:
             raise UserError(f"{path}: it can't be read ({error.strerror})") from None
         if not content.startswith(b"PK"):
-            raise UserError(f"{path}: not an npz file; it may be cut off, or empty")
+            raise UserError(f"{path}: not an .npz file of plain arrays; it may be cut off, or empty")
         found = from_uniter(content, str(path))
         return found if self.threshold is None else _above(found, self.threshold, str(path))
 

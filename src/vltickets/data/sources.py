@@ -187,8 +187,8 @@ def check_folder(folder: Path, layout: str | None = None) -> None:
 def register_folder(folder: Path, store: Store, layout: str | None = None, *, vocabulary: str | None = None) -> Folder:
     """Return the spec of a user's folder, whose bytes make the fingerprint, and note in the store where it lies.
 
-    The layout is found where it is not given: `photos` must be asked for, see `find_layout`. `vocabulary` is the text of
-    a `vocab.txt` that takes the place of the folder's own: that of imported weights.
+    The layout is found where it is not given: `photos` must be asked for, see `find_layout`. `vocabulary` is the
+    text of a `vocab.txt` that takes the place of the folder's own: that of imported weights.
     """
     known = checked_layout(folder, layout)
     spec = Folder(layout=known, fingerprint=fingerprint(folder, known))

@@ -32,10 +32,10 @@ class TextDatabase:
 
     def records(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
         """Yield (where, id, example), in the order of txt2img.json."""
-        lmdb, msgpack, frames = (_library(name, self.path) for name in ("lmdb", "msgpack", "lz4.frame"))
+        lmdb, msgpack, frames = (library(name, self.path) for name in ("lmdb", "msgpack", "lz4.frame"))
         try:
             with lmdb.open(str(self.path), readonly=True, lock=False, readahead=False) as database:
-                _check_whole(database, self.path / "data.mdb")
+                check_whole(database, self.path / "data.mdb")
                 with database.begin(buffers=False) as reading:
                     for identity in self.images:
                         where = f"{self.path}, example {identity!r}"
@@ -115,14 +115,15 @@ def open_database(path: Path, vocabulary: Vocabulary) -> TextDatabase:
     return TextDatabase(path, images, vocabulary)
 
 
-def _library(name: str, path: Path) -> ModuleType:
+def library(name: str, path: Path | str) -> ModuleType:
+    """Return an optional library; where it is missing, a `UserError` that says what to install."""
     try:
         return importlib.import_module(name)
     except ImportError:
         raise UserError(f"{path} needs {name.partition('.')[0]} to be read: pip install 'vltickets[data]'") from None
 
 
-def _check_whole(database: Any, path: Path) -> None:
+def check_whole(database: Any, path: Path) -> None:
     """Refuse a file shorter than its last page: reading it through the memory map would kill the process."""
     needed = database.stat()["psize"] * (database.info()["last_pgno"] + 1)
     if path.stat().st_size < needed:
