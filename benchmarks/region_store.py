@@ -110,7 +110,7 @@ def main() -> None:
         with lmdb.open(str(folder / "lmdb"), readonly=True, lock=False) as database, database.begin() as reading:
             ways: dict[str, Callable[[np.ndarray], Batch]] = {
                 "lmdb": lambda rows: from_lmdb(reading, names, rows),
-                "store": lambda rows: (regions.features.padded(rows)[0].float(), regions.boxes.padded(rows)[0]),
+                "store": lambda rows: (regions.features.padded(rows, torch.float32)[0], regions.boxes.padded(rows)[0]),
             }
             seconds: dict[str, list[float]] = {name: [] for name in ways}
             for number in range(arguments.rounds + 2):  # the first two only warm up

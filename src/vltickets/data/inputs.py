@@ -60,12 +60,12 @@ def assemble(texts: Ragged, text_rows: np.ndarray, regions: Regions | None, imag
             region_mask=empty.bool(),
             region_types=empty.long(),
         )
-    features, region_mask = regions.features.padded(images)
+    features, region_mask = regions.features.padded(images, torch.float32)
     boxes, _ = regions.boxes.padded(images)
     return Inputs(
         tokens=tokens,
         token_mask=token_mask,
-        features=features.float(),
+        features=features,
         boxes=boxes,
         region_mask=region_mask,
         region_types=torch.ones_like(region_mask, dtype=torch.int64),

@@ -23,8 +23,11 @@ class RaggedRows(Protocol):
     def row(self, index: int) -> torch.Tensor:
         """Return one row, without padding."""
 
-    def padded(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the rows as [rows, longest, …], zeros behind their ends, and the mask [rows, longest] of values."""
+    def padded(self, rows: np.ndarray, dtype: torch.dtype | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the rows as [rows, longest, …], zeros behind their ends, and the mask [rows, longest] of values.
+
+        The values are of the type they are stored in, unless another is asked for.
+        """
 
 
 class Ragged:
@@ -57,18 +60,26 @@ class Ragged:
         """Return one row, without padding."""
         return self.values[self.offsets[index] : self.offsets[index + 1]]
 
-    def padded(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the rows as [rows, longest, …], zeros behind their ends, and the mask [rows, longest] of values."""
+    def padded(self, rows: np.ndarray, dtype: torch.dtype | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the rows as [rows, longest, …], zeros behind their ends, and the mask [rows, longest] of values.
+
+        The values are of the type they are stored in, unless another is asked for.
+        """
         lengths = self.lengths[rows]
         width = max(int(lengths.max(initial=0)), 1)
         inside = torch.from_numpy(np.arange(width) < lengths[:, None])
-        out = self.values.new_zeros((len(rows), width, *self.values.shape[1:]))
-        if out.dim() > 2:  # wide values: one copy a row is the fastest, and touches no more of the file than that
+        shape, kind = (len(rows), width, *self.values.shape[1:]), dtype or self.values.dtype
+        if len(shape) > 2:  # wide values: one copy a row is the fastest, and touches no more of the file than that
+            out = torch.empty(shape, dtype=kind)
             for place, row in enumerate(rows):
                 out[place, : lengths[place]] = self.values[self.offsets[row] : self.offsets[row + 1]]
-        elif len(self.values):
+                if lengths[place] < width:
+                    out[place, lengths[place] :] = 0
+            return out, inside
+        out = torch.zeros(shape, dtype=kind)
+        if len(self.values):
             places = torch.from_numpy(self.offsets[rows][:, None] + np.arange(width))[inside]
-            out[inside] = self.values[places]
+            out[inside] = self.values[places].to(kind)
         return out, inside
 
 
@@ -93,18 +104,21 @@ class JoinedRagged:
         part = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self.parts[part].row(index - int(self._starts[part]))
 
-    def padded(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the rows as [rows, longest, …], zeros behind their ends, and the mask [rows, longest] of values."""
+    def padded(self, rows: np.ndarray, dtype: torch.dtype | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the rows as [rows, longest, …], zeros behind their ends, and the mask [rows, longest] of values.
+
+        The values are of the type they are stored in, unless another is asked for.
+        """
         lengths = self.lengths[rows]
         width = max(int(lengths.max(initial=0)), 1)
         owner = np.searchsorted(self._starts, rows, side="right") - 1
         out: torch.Tensor | None = None
         for part in np.unique(owner):
             places = np.flatnonzero(owner == part)
-            values, _ = self.parts[part].padded(rows[places] - self._starts[part])
+            values, _ = self.parts[part].padded(rows[places] - self._starts[part], dtype)
             if out is None:
                 out = values.new_zeros((len(rows), width, *values.shape[2:]))
             out[torch.from_numpy(places), : values.shape[1]] = values
         if out is None:
-            return self.parts[0].padded(rows)
+            return self.parts[0].padded(rows, dtype)
         return out, torch.from_numpy(np.arange(width) < lengths[:, None])

@@ -67,9 +67,9 @@ class Boxes(Ragged):
         """Return one image's boxes [n, 7]."""
         return geometry(super().row(index))
 
-    def padded(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def padded(self, rows: np.ndarray, dtype: torch.dtype | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return some images' boxes [rows, most, 7], and the mask [rows, most] of those that are there."""
-        corners, mask = super().padded(rows)
+        corners, mask = super().padded(rows, dtype)
         return geometry(corners), mask
 
 
