@@ -22,6 +22,7 @@ import pytest
 import torch
 
 from vltickets.data import import_regions, read_regions, stream, verify_store
+from vltickets.data.region_import import count_images
 from vltickets.data.region_sources import LEAST, find_source
 from vltickets.errors import UserError
 
@@ -168,6 +169,16 @@ def test_the_side_file_cuts_each_image_to_its_first_regions(tmp_path: Path) -> N
     for name, count in counts.items():
         row = regions.index(name, "the test")
         assert torch.equal(regions.features.row(row), torch.from_numpy(image(name)["features"][:count]))
+
+
+def test_a_source_is_looked_into_before_its_import(tmp_path: Path) -> None:
+    source = make_uniter(tmp_path)
+    counts = {name: 1 + place % 3 for place, name in enumerate(NAMES)}
+    (source.parent / "nbb_th0.2_max100_min10.json").write_text(json.dumps(counts))
+    about = count_images(source)
+    assert (about["kind"], about["images"], about["width"], about["classes"]) == ("uniter-lmdb", 5, WIDTH, CLASSES)
+    assert [about[f"regions of an image, {what}"] for what in ("fewest", "mean", "most")] == [1, 1.8, 3]
+    assert abs(count_images(make_lxmert(tmp_path))["images"] - 5) <= 2  # estimated from the length of the first line
 
 
 def many(confident: int) -> Arrays:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -229,6 +230,26 @@ def test_stores_beside_the_task_are_read_as_one(tmp_path: Path) -> None:
         assert torch.equal(features[place, :count], torch.from_numpy(image(int(row))[0]))
         assert torch.equal(boxes[place, :count], both.boxes.row(int(row)))
         assert features[place, count:].abs().sum() == 0
+
+
+def test_a_store_travels_to_another_process_as_its_path(tmp_path: Path) -> None:
+    write(tmp_path / "regions" / "first", range(3))
+    write(tmp_path / "regions" / "second", range(3, 300))
+    both = find_regions(tmp_path / "vqa", "train")
+    sent = pickle.dumps(both)
+    assert len(sent) < 1000
+    arrived = pickle.loads(sent)
+    assert arrived.names == both.names
+    assert torch.equal(arrived.features.padded(np.array([299, 0]))[0], both.features.padded(np.array([299, 0]))[0])
+
+
+def test_rows_are_padded_in_the_type_that_is_asked_for(store: Path) -> None:
+    features = read_regions(store).features
+    stored, mask = features.padded(np.array([3, 0, 7]))
+    wide, same = features.padded(np.array([3, 0, 7]), torch.float32)
+    assert (stored.dtype, wide.dtype) == (torch.float16, torch.float32)
+    assert torch.equal(stored.float(), wide)
+    assert torch.equal(mask, same)
 
 
 def test_an_image_in_two_stores_is_refused(tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ class Regions:
         self.features = features
         self.boxes = boxes
         self.soft_labels = soft_labels
+        self._opened: tuple[Callable[..., Regions], tuple[Any, ...]] | None = None
         self._index = {name: row for row, name in enumerate(self.names)}
 
     @classmethod
@@ -42,6 +44,10 @@ class Regions:
         """Return the regions of arrays [n, width], [n, 4] and [n, classes]; image i has the rows from offsets[i]."""
         rows = Ragged(features, offsets), Boxes(boxes, offsets), Ragged(soft_labels, offsets)
         return cls(names, *rows, where=where)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        """Send a store to another process as its path, to be opened there: never its gigabytes."""
+        return self._opened or super().__reduce_ex__(protocol)
 
     @property
     def width(self) -> int:
@@ -85,9 +91,11 @@ def geometry(boxes: torch.Tensor) -> torch.Tensor:
 def read_regions(path: Path) -> Regions:
     """Open a region store, memory-mapped; a missing or damaged one is a `UserError` that names it."""
     names, arrays = open_arrays(path)
-    return Regions.from_arrays(
+    regions = Regions.from_arrays(
         names, arrays["offsets"], arrays["features"], arrays["boxes"], arrays["soft_labels"], where=str(path)
     )
+    regions._opened = read_regions, (path,)
+    return regions
 
 
 def find_regions(folder: Path, name: str) -> Regions:
@@ -120,13 +128,15 @@ def join_regions(parts: Sequence[Regions], where: str) -> Regions:
             seen[name] = part.where
     if len(parts) == 1:
         return first
-    return Regions(
+    joined = Regions(
         list(seen),
         JoinedRagged([part.features for part in parts]),
         JoinedRagged([part.boxes for part in parts]),
         JoinedRagged([part.soft_labels for part in parts]),
         where,
     )
+    joined._opened = join_regions, (list(parts), where)
+    return joined
 
 
 def soft_targets(regions: Regions, images: np.ndarray) -> torch.Tensor:
