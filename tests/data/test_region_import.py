@@ -138,7 +138,7 @@ def test_lxmert_s_tsv_is_imported_with_boxes_as_shares_and_classes_as_labels(tmp
     assert count_images(source)["width"] == WIDTH
     assert import_regions(source, tmp_path / "out") == 3
     regions = read_regions(tmp_path / "out")
-    assert regions.names == ["COCO_0.npz", "COCO_1.npz", "COCO_2.npz"]
+    assert regions.names == ["coco_0.npz", "coco_1.npz", "coco_2.npz"]  # as the reader of LXMERT's questions asks
     assert regions.classes == 1601
     content = arrays(2)
     assert torch.allclose(regions.boxes.row(2)[:, :4], torch.from_numpy(content["norm_bb"][:, :4]).float(), atol=1e-6)

@@ -50,12 +50,16 @@ def import_(
     source: Annotated[Path, typer.Argument(help="UNITER's LMDB folder, LXMERT's .tsv, or a folder of .npz files.")],
     out: Annotated[Path, typer.Argument(help="The region store to write.")],
     kind: Annotated[str | None, typer.Option(help="uniter-lmdb, lxmert-tsv or npz; seen unless given.")] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Cut an image to as many regions as score above this, 10 to 100, as UNITER does with 0.2."),
+    ] = None,
 ) -> None:
     """Import region features into a store; an import that was killed goes on when the command is given again."""
     from vltickets.data.region_import import import_regions
 
     with counting(screen()) as tell:
-        count = import_regions(source, out, kind, tell)
+        count = import_regions(source, out, kind, tell, threshold=threshold)
     screen().print(f"{out}: {count} images", soft_wrap=True, markup=False)
 
 

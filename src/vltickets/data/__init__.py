@@ -7,6 +7,7 @@ from vltickets.data.nlvr2 import Pairs
 from vltickets.data.questions import Questions
 from vltickets.data.ragged import Ragged
 from vltickets.data.refcoco import Expressions
+from vltickets.data.region_import import import_regions
 from vltickets.data.region_store import RegionWriter, verify_store
 from vltickets.data.regions import Regions, read_regions, soft_targets
 from vltickets.data.sources import Source, check_folder, open_folder, open_source, register_folder
@@ -30,6 +31,7 @@ __all__ = [
     "assemble",
     "check_folder",
     "cut_batches",
+    "import_regions",
     "joined",
     "open_folder",
     "open_source",

@@ -279,8 +279,8 @@ def _mapped(path: Path, kind: str, shape: tuple[int, ...]) -> np.ndarray:
     try:
         # Copy on write: torch wants an array it might write to, and the file stays as it is.
         array = np.load(path, mmap_mode="c" if shape and np.prod(shape) else None, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path}: not an .npy file ({error})") from None
+    except Exception as error:  # a broken header is parsed as Python and raises errors of many kinds
+        raise UserError(f"{path}: not an .npy file ({' '.join(str(error).split())[:200]})") from None
     if array.dtype != np.dtype(kind) or array.shape != shape:
         raise UserError(f"{path}: {array.dtype} {array.shape}, expected {np.dtype(kind)} {shape}")
     mapped: np.ndarray = array

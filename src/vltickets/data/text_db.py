@@ -115,7 +115,7 @@ def open_database(path: Path, vocabulary: Vocabulary) -> TextDatabase:
     return TextDatabase(path, images, vocabulary)
 
 
-def library(name: str, path: Path) -> ModuleType:
+def library(name: str, path: Path | str) -> ModuleType:
     """Return an optional library; where it is missing, a `UserError` that says what to install."""
     try:
         return importlib.import_module(name)
