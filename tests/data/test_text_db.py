@@ -243,3 +243,24 @@ def test_another_vocabulary_than_the_database_s_is_refused(source: Source) -> No
         UserError, match=r"meta.json: CLS is 101, but the vocabulary has \[CLS\] as 2; put the vocab.txt"
     ):
         source.vqa("dev", source.answers())
+
+
+def test_damage_anywhere_in_a_database_is_a_sentence_or_does_no_harm(source: Source) -> None:
+    """liblmdb ends the process on some of these files."""
+    path = source.folder / "vqa" / "vqa_devval.db"
+    examples = {str(number): (GOOD, IMAGE) for number in range(7, 90)}
+    write_database(path, source.vocabulary, examples)
+    whole, answers, rng = (path / "data.mdb").read_bytes(), source.answers(), np.random.default_rng(0)
+    refused = 0
+    for _ in range(150):
+        content = bytearray(whole)
+        for place in rng.integers(0, len(whole), 40):
+            content[place] = rng.integers(256)
+        (path / "data.mdb").write_bytes(content)
+        try:
+            found = source.vqa("dev", answers)
+        except UserError:
+            refused += 1
+        else:
+            assert len(found.ids) == len(examples)
+    assert 0 < refused <= 150

@@ -243,7 +243,7 @@ def test_one_photo_alone_can_t_be_matched(small_world: Path, tmp_path: Path) -> 
     value["annotations"] = value["annotations"][:3]
     path.write_text(json.dumps(value))
     task = MatchingTask(Matching(data=DATA), open_folder(folder))
-    with pytest.raises(UserError, match="captions of two photos at least"):
+    with pytest.raises(UserError, match="two images at least"):
         task.batch(np.array([0]), stream("x"))
 
 

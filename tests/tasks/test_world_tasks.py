@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -164,11 +161,3 @@ def test_vcr_sees_the_given_boxes_and_then_the_found_ones(source: Source, store:
     assert batch.inputs.region_mask[0].sum() == given + found
     assert torch.equal(batch.inputs.features[0, :given].half(), data.objects.features.row(int(data.object_images[0])))
     assert batch.labels.view(2, 4).sum(1).tolist() == [1, 1]
-
-
-def test_the_world_s_official_files_are_there(source: Source, store: Store) -> None:
-    for read in (source.gqa, source.vcr, source.entailment, source.retrieval):
-        read(*("dev", source.answers("gqa")) if read == source.gqa else ("dev",))
-    root: Path = source.folder
-    assert json.loads((root / "flickr30k" / "dataset_flickr30k.json").read_text())["images"]
-    assert (root / "refcoco" / "refs(unc).p").is_file()

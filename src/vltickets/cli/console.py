@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -101,6 +101,37 @@ def following(planned: Planned, console: Console) -> Iterator[Listener]:
             what = names.get(event.digest, event.digest)
             problem = f" FAILED: {event.message}" if event.state == "failed" else ""
             console.print(f"{finished}/{total} runs done{rest} ({what}{problem})", soft_wrap=True)
+
+    yield on_line
+
+
+@contextmanager
+def counting(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Show how many images are done and the time left: a bar on a terminal, a line now and then elsewhere."""
+    started = told = time.monotonic()
+    first: int | None = None
+
+    def left(done: int, total: int) -> str:
+        """Return the time left; images of an earlier run say nothing of the pace."""
+        nonlocal first
+        first = done if first is None else first
+        if done in (first, total):
+            return ""
+        return f"about {duration((time.monotonic() - started) / (done - first) * (total - done))} left"
+
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, TextColumn("{task.fields[left]}"), console=console) as bar:
+            task = bar.add_task("images", total=None, left="")
+            yield lambda done, total: bar.update(task, completed=done, total=total, left=left(done, total))
+        return
+
+    def on_line(done: int, total: int) -> None:
+        nonlocal told
+        rest = left(done, total)
+        if time.monotonic() - told > PLAIN_SECONDS:
+            told = time.monotonic()
+            console.print(f"{done}/{total} images done{', ' if rest else ''}{rest}", soft_wrap=True)
 
     yield on_line
 

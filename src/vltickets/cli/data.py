@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vltickets.cli.console import screen
-from vltickets.cli.extract import counting
+from vltickets.cli.console import counting, screen
 from vltickets.cli.studies import JsonOption
 from vltickets.errors import UserError
 

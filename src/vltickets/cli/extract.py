@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from vltickets.cli.console import PLAIN_SECONDS, duration, screen
+from vltickets.cli.console import counting, duration, screen
 
 SHOWN = 10  # broken images named on the screen; the file has all
 
@@ -58,35 +54,3 @@ def extract(
             console.print(f"  {name}: {reason}", soft_wrap=True, markup=False)
         if len(result.broken) > SHOWN:
             console.print(f"  and {len(result.broken) - SHOWN} more")
-
-
-@contextmanager
-def counting(console: Console) -> Iterator[Callable[[int, int | None], None]]:
-    """Show how many images are done and the time left: a bar on a terminal, a line now and then elsewhere."""
-    started = told = time.monotonic()
-    first: int | None = None
-
-    def left(done: int, total: int | None) -> str:
-        """Return the time left; images of an earlier run say nothing of the pace."""
-        nonlocal first
-        first = done if first is None else first
-        if total is None or done in (first, total):
-            return ""
-        return f"about {duration((time.monotonic() - started) / (done - first) * (total - done))} left"
-
-    if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, TextColumn("{task.fields[left]}"), console=console) as bar:
-            task = bar.add_task("images", total=None, left="")
-            yield lambda done, total: bar.update(task, completed=done, total=total, left=left(done, total))
-        return
-
-    def on_line(done: int, total: int | None) -> None:
-        nonlocal told
-        rest = left(done, total)
-        if time.monotonic() - told > PLAIN_SECONDS:
-            told = time.monotonic()
-            of = "" if total is None else f"/{total}"
-            console.print(f"{done}{of} images done{', ' if rest else ''}{rest}", soft_wrap=True)
-
-    yield on_line

@@ -87,6 +87,6 @@ def split_regions(folder: Path, names: Sequence[str]) -> Regions:
     A split is called by our word or by the official one, so there are two names for its regions.
     """
     for name in names:
-        if any((folder / f"regions_{name}{ending}").exists() for ending in ("", ".safetensors")):
+        if (folder / f"regions_{name}").exists():
             return find_regions(folder, name)
     return find_regions(folder, names[0])

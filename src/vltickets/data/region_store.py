@@ -140,9 +140,9 @@ class RegionWriter:
             "files": {name: _file_state(self.partial / name) for name in files},
         }
         write_file(self.partial / "manifest.json", json.dumps(manifest, indent=1).encode())
-        (self.partial / "journal.jsonl").unlink()
-        (self.partial / "begun.json").unlink()
-        self.partial.rename(self.path)
+        self.partial.rename(self.path)  # first: without its notes a partial store would be begun anew
+        for note in ("journal.jsonl", "begun.json"):
+            (self.path / note).unlink()
 
     def _same_shape_as_begun(self) -> None:
         begun = self.partial / "begun.json"
@@ -157,11 +157,9 @@ class RegionWriter:
     def _whole_images(self) -> dict[str, int]:
         """Return the images of the journal whose rows are all in the files, and cut the journal behind them."""
         journal = self.partial / "journal.jsonl"
-        sizes = {column: self.partial / f"{column.name}.npy" for column in self._columns}
+        paths = {column: self.partial / f"{column.name}.npy" for column in self._columns if column.row_bytes}
         room = min(
-            (path.stat().st_size - HEADER) // max(column.row_bytes, 1) if path.exists() else 0
-            for column, path in sizes.items()
-            if column.row_bytes
+            (path.stat().st_size - HEADER) // column.row_bytes if path.exists() else 0 for column, path in paths.items()
         )
         counts: dict[str, int] = {}
         whole, rows = 0, 0

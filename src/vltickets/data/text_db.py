@@ -2,7 +2,7 @@
 
 A folder holds `data.mdb` (LMDB: example id -> lz4 frame of a msgpack map), `meta.json` (numbers of the special tokens),
 `txt2img.json` (example id -> image name, or a pair of names) and `id2len.json` (not needed: lengths are counted).
-Source: official-models 8.2. Needs lmdb, msgpack and lz4: the extra `data`.
+Source: official-models 8.2. Needs msgpack and lz4: the extra `data`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from vltickets.data.lmdb_file import LmdbFile
 from vltickets.data.records import field, read_json, shown
 from vltickets.data.vocabulary import Vocabulary
 from vltickets.errors import UserError
 
 LARGEST = 1 << 20  # bytes of an unpacked example; official ones have a few thousand
-DEEPEST_KEY = 511  # LMDB's own limit of a key's bytes
 
 
 @dataclass(frozen=True)
@@ -32,20 +32,15 @@ class TextDatabase:
 
     def records(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
         """Yield (where, id, example), in the order of txt2img.json."""
-        lmdb, msgpack, frames = (library(name, self.path) for name in ("lmdb", "msgpack", "lz4.frame"))
-        try:
-            with lmdb.open(str(self.path), readonly=True, lock=False, readahead=False) as database:
-                check_whole(database, self.path / "data.mdb")
-                with database.begin(buffers=False) as reading:
-                    for identity in self.images:
-                        where = f"{self.path}, example {identity!r}"
-                        key = identity.encode("utf-8", "replace")[:DEEPEST_KEY]
-                        packed = reading.get(key) if key else None
-                        if packed is None:
-                            raise UserError(f"{where}: txt2img.json names it, but data.mdb does not have it")
-                        yield where, identity, _unpacked(packed, msgpack, frames, where)
-        except lmdb.Error as error:
-            raise UserError(f"{self.path / 'data.mdb'}: not an LMDB file ({error})") from None
+        msgpack, frames = (library(name, self.path) for name in ("msgpack", "lz4.frame"))
+        with LmdbFile(self.path / "data.mdb") as database:
+            places = dict(database.places())
+            for identity in self.images:
+                where = f"{self.path}, example {identity!r}"
+                place = places.get(identity.encode("utf-8", "replace"))
+                if place is None:
+                    raise UserError(f"{where}: txt2img.json names it, but data.mdb does not have it")
+                yield where, identity, _unpacked(database.read(place), msgpack, frames, where)
 
     def pieces(self, record: Any, name: str, where: str) -> list[int]:
         """Return a text's numbers, each a piece of the vocabulary, without specials."""
@@ -121,13 +116,6 @@ def library(name: str, path: Path | str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError:
         raise UserError(f"{path} needs {name.partition('.')[0]} to be read: pip install 'vltickets[data]'") from None
-
-
-def check_whole(database: Any, path: Path) -> None:
-    """Refuse a file shorter than its last page: reading it through the memory map would kill the process."""
-    needed = database.stat()["psize"] * (database.info()["last_pgno"] + 1)
-    if path.stat().st_size < needed:
-        raise UserError(f"{path}: it was cut off: {path.stat().st_size} bytes, expected {needed} or more")
 
 
 def _unpacked(packed: bytes, msgpack: ModuleType, frames: ModuleType, where: str) -> dict[str, Any]:

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from vltickets.backbones.uniter import LAYER_NORM_EPS
 from vltickets.data import Inputs, Questions, assemble
+from vltickets.tasks.heads import two_layers
 from vltickets.tasks.protocol import PLAIN_TYPES, Evaluation, Model, evaluation_batches, mean_by
 
 
@@ -24,12 +24,7 @@ class AnswerHead(nn.Module):
 
     def __init__(self, hidden: int, answers: int) -> None:
         super().__init__()
-        self.vqa_output = nn.Sequential(
-            nn.Linear(hidden, 2 * hidden),
-            nn.GELU(),
-            nn.LayerNorm(2 * hidden, eps=LAYER_NORM_EPS),
-            nn.Linear(2 * hidden, answers),
-        )
+        self.vqa_output = two_layers(hidden, 2 * hidden, answers)
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         """Return logits [b, answers]."""

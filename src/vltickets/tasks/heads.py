@@ -8,6 +8,12 @@ from torch import nn
 from vltickets.backbones.uniter import LAYER_NORM_EPS
 
 
+def two_layers(width: int, inner: int, outputs: int, activation: type[nn.Module] = nn.GELU) -> nn.Sequential:
+    """Return Linear(width, inner), activation, LN, Linear(inner, outputs): the shape of most of UNITER's heads."""
+    norm = nn.LayerNorm(inner, eps=LAYER_NORM_EPS)
+    return nn.Sequential(nn.Linear(width, inner), activation(), norm, nn.Linear(inner, outputs))
+
+
 class PretrainingHead(nn.Module):
     """All heads of the pre-training objectives. The MLM decoder is tied to the backbone's word table by the caller."""
 
@@ -52,9 +58,7 @@ class RegionClassifier(nn.Module):
 
     def __init__(self, hidden: int, classes: int) -> None:
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(hidden, hidden), nn.GELU(), nn.LayerNorm(hidden, eps=LAYER_NORM_EPS), nn.Linear(hidden, classes)
-        )
+        self.net = two_layers(hidden, hidden, classes)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Return logits [masked, classes] of states [masked, d]."""

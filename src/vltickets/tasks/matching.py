@@ -5,6 +5,7 @@ The head is officially started from the pre-training's "match" output, as the re
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -47,23 +48,41 @@ class MatchingBatch:
     photos: int
 
 
-class MatchingTask:
-    """Find the right caption of a photo. An example is a photo."""
+class PairTask:
+    """A task that scores pairs of a caption and an image: what matching and retrieval share."""
 
-    name = "matching"
     type_rows = PLAIN_TYPES
 
-    def __init__(self, spec: Matching, source: Source) -> None:
-        self.spec = spec
-        self.captions = lru_cache(maxsize=2)(source.captions)
+    def __init__(self, split: str, read: Callable[[str], Captions]) -> None:
+        self.split = split
+        self.captions = lru_cache(maxsize=2)(read)
 
     def head(self, hidden: int, dropout: float) -> nn.Module:
-        """Return the ranking head."""
+        """Return the ranking head, `rank_output`."""
         return MatchingHead(hidden)
 
     def region_width(self) -> int:
         """Return the width of a region's feature."""
-        return self.captions(self.spec.split).regions.width
+        return self.captions(self.split).regions.width
+
+    def labels(self) -> dict[str, str]:
+        """Return nothing: there are no labels."""
+        return {}
+
+    def adopt(self, head: nn.Module, pretrained: dict[str, torch.Tensor]) -> None:
+        """Start the score from the pre-training's match output, row 1 of `itm_output`, as officially."""
+        if isinstance(head, MatchingHead):
+            head.adopt(pretrained)
+
+
+class MatchingTask(PairTask):
+    """Find the right caption of a photo. An example is a photo."""
+
+    name = "matching"
+
+    def __init__(self, spec: Matching, source: Source) -> None:
+        super().__init__(spec.split, source.captions)
+        self.spec = spec
 
     def lengths(self) -> np.ndarray:
         """Return the tokens of each training photo: all its pairs, counted with its longest caption."""
@@ -81,7 +100,7 @@ class MatchingTask:
         counts = np.bincount(caption_photo, minlength=len(photos))
         by_photo = np.argsort(caption_photo, kind="stable")  # COCO's files do not keep a photo's captions together
         right = by_photo[(np.cumsum(counts) - counts)[examples] + rng.integers(0, counts[examples])]
-        wrong = _other_captions(rng, caption_photo, examples, self.spec.negatives)
+        wrong = draw_others(rng, caption_photo, examples, self.spec.negatives)
         rows = np.concatenate([right[:, None], wrong], axis=1)
         inputs = assemble(data.texts, rows.ravel(), data.regions, np.repeat(photos[examples], rows.shape[1]))
         return MatchingBatch(inputs.without_sight() if self.spec.blind else inputs, len(examples))
@@ -111,15 +130,6 @@ class MatchingTask:
         """Return the score of guessing."""
         return 1 / self.spec.candidates
 
-    def labels(self) -> dict[str, str]:
-        """Return nothing: there are no labels."""
-        return {}
-
-    def adopt(self, head: nn.Module, pretrained: dict[str, torch.Tensor]) -> None:
-        """Start the score from the pre-training's match output, row 1 of `itm_output`."""
-        if isinstance(head, MatchingHead):
-            head.adopt(pretrained)
-
 
 def candidates(data: Captions, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the photos and, for each, the caption rows to choose from [photos, count]: first its own first caption.
@@ -129,7 +139,7 @@ def candidates(data: Captions, split: str, count: int) -> tuple[np.ndarray, np.n
     photos, caption_photo = _photos(data)
     _, firsts = np.unique(caption_photo, return_index=True)
     rng = stream("matching", split, "candidates", len(photos), count)
-    wrong = _other_captions(rng, caption_photo, np.arange(len(photos)), count - 1)
+    wrong = draw_others(rng, caption_photo, np.arange(len(photos)), count - 1)
     return photos, np.concatenate([firsts[:, None], wrong], axis=1)
 
 
@@ -139,11 +149,11 @@ def _photos(data: Captions) -> tuple[np.ndarray, np.ndarray]:
     return photos, caption_photo
 
 
-def _other_captions(rng: np.random.Generator, caption_photo: np.ndarray, photos: np.ndarray, count: int) -> np.ndarray:
-    """Draw `count` captions for each photo, none of them its own."""
-    if (caption_photo == caption_photo[0]).all():
-        raise UserError("matching needs captions of two photos at least: a photo's wrong captions are other photos'")
-    drawn = rng.integers(0, len(caption_photo), size=(len(photos), count))
-    while (own := caption_photo[drawn] == photos[:, None]).any():
-        drawn[own] = rng.integers(0, len(caption_photo), size=int(own.sum()))
+def draw_others(rng: np.random.Generator, images: np.ndarray, own: np.ndarray, count: int) -> np.ndarray:
+    """Draw places [len(own), count] in `images`, each where another image stands than the row's own."""
+    if (images == images[0]).all():
+        raise UserError("wrong pairs are made of other images and their captions: two images at least are needed")
+    drawn = rng.integers(0, len(images), size=(len(own), count))
+    while (same := images[drawn] == own[:, None]).any():
+        drawn[same] = rng.integers(0, len(images), size=int(same.sum()))
     return drawn

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from vltickets.backbones.uniter import LAYER_NORM_EPS
 from vltickets.data import Expressions, Inputs, Source, assemble
 from vltickets.specs import Refcoco
+from vltickets.tasks.heads import two_layers
 from vltickets.tasks.protocol import PLAIN_TYPES, Evaluation, Model, evaluation_batches
 
 PADDING_SCORE = -1e4
@@ -28,11 +28,7 @@ class RegionHead(nn.Module):
 
     def __init__(self, hidden: int, layers: int) -> None:
         super().__init__()
-        if layers == 1:
-            self.re_output: nn.Module = nn.Linear(hidden, 1)
-        else:
-            norm = nn.LayerNorm(hidden, eps=LAYER_NORM_EPS)
-            self.re_output = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), norm, nn.Linear(hidden, 1))
+        self.re_output: nn.Module = nn.Linear(hidden, 1) if layers == 1 else two_layers(hidden, hidden, 1)
 
     def forward(self, regions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return scores [b, r] of states [b, r, d]; padding has -10,000."""

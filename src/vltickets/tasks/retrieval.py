@@ -7,18 +7,15 @@ Trained by a margin on the sigmoids of right and wrong pairs. The paper's settin
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
-from torch import nn
 
 from vltickets.backbones import UniterBackbone
 from vltickets.data import Captions, Inputs, Source, assemble
-from vltickets.errors import UserError
 from vltickets.specs import Retrieval
-from vltickets.tasks.matching import MatchingHead
-from vltickets.tasks.protocol import PLAIN_TYPES, Evaluation, Model
+from vltickets.tasks.matching import PairTask, draw_others
+from vltickets.tasks.protocol import Evaluation, Model
 from vltickets.tasks.ranking import recalls, score_all_pairs, score_in_official_batches
 
 DEPTHS = (1, 5, 10)
@@ -32,23 +29,14 @@ class Pairs:
     images: np.ndarray
 
 
-class RetrievalTask:
+class RetrievalTask(PairTask):
     """Find the image of a caption (IR) and a caption of an image (TR). An example is a caption."""
 
     name = "retrieval"
-    type_rows = PLAIN_TYPES
 
     def __init__(self, spec: Retrieval, source: Source) -> None:
+        super().__init__(spec.split, source.retrieval)
         self.spec = spec
-        self.captions = lru_cache(maxsize=2)(source.retrieval)
-
-    def head(self, hidden: int, dropout: float) -> nn.Module:
-        """Return the ranking head, `rank_output`."""
-        return MatchingHead(hidden)
-
-    def region_width(self) -> int:
-        """Return the width of a region's feature."""
-        return self.captions(self.spec.split).regions.width
 
     def lengths(self) -> np.ndarray:
         """Return the tokens of each training caption: all its pairs."""
@@ -111,15 +99,6 @@ class RetrievalTask:
         """Return the R@1 of guessing an image."""
         return 1 / len(np.unique(self.captions(split).images))
 
-    def labels(self) -> dict[str, str]:
-        """Return nothing: there are no labels."""
-        return {}
-
-    def adopt(self, head: nn.Module, pretrained: dict[str, torch.Tensor]) -> None:
-        """Start the score from the pre-training's match output, row 1 of `itm_output`, as officially."""
-        if isinstance(head, MatchingHead):
-            head.adopt(pretrained)
-
 
 def rank_loss(scores: torch.Tensor, margin: float) -> torch.Tensor:
     """Return max(0, margin + sigmoid(wrong) - sigmoid(right)) [groups, wrong] of scores [groups, 1 + wrong]."""
@@ -142,20 +121,10 @@ def _with_wrong(data: Captions, examples: np.ndarray, images: np.ndarray | None,
 
 def _wrong_images(data: Captions, rng: np.random.Generator, examples: np.ndarray, count: int) -> np.ndarray:
     pool = np.unique(data.images)
-    images: np.ndarray = pool[_draw(rng, pool, data.images[examples], count)]
+    images: np.ndarray = pool[draw_others(rng, pool, data.images[examples], count)]
     return images
 
 
 def _wrong_captions(data: Captions, rng: np.random.Generator, examples: np.ndarray, count: int) -> np.ndarray:
     """Draw caption rows, none of them of the example's own image."""
-    return _draw(rng, data.images, data.images[examples], count)
-
-
-def _draw(rng: np.random.Generator, images: np.ndarray, own: np.ndarray, count: int) -> np.ndarray:
-    """Draw places [examples, count] in `images` where another image than the example's own stands."""
-    if (images == images[0]).all():
-        raise UserError("retrieval needs two images at least: wrong pairs are made of other images and their captions")
-    drawn = rng.integers(0, len(images), size=(len(own), count))
-    while (same := images[drawn] == own[:, None]).any():
-        drawn[same] = rng.integers(0, len(images), size=int(same.sum()))
-    return drawn
+    return draw_others(rng, data.images, data.images[examples], count)

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from vltickets.backbones.uniter import LAYER_NORM_EPS
 from vltickets.data import Choices, Inputs, Ragged, Source, Vocabulary, assemble, joined
 from vltickets.specs import Vcr
+from vltickets.tasks.heads import two_layers
 from vltickets.tasks.protocol import Evaluation, Model, evaluation_batches
 
 CANDIDATES = 4
@@ -27,12 +27,7 @@ class VcrHead(nn.Module):
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
-        self.vcr_output = nn.Sequential(
-            nn.Linear(hidden, 2 * hidden),
-            nn.ReLU(),
-            nn.LayerNorm(2 * hidden, eps=LAYER_NORM_EPS),
-            nn.Linear(2 * hidden, 2),
-        )
+        self.vcr_output = two_layers(hidden, 2 * hidden, 2, nn.ReLU)
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         """Return logits [candidates, 2] of wrong and right."""
@@ -56,7 +51,6 @@ class VcrTask:
 
     def __init__(self, spec: Vcr, source: Source) -> None:
         self.spec = spec
-        self.vocabulary = source.vocabulary
         self.choices = lru_cache(maxsize=2)(source.vcr)
         self.sequences = lru_cache(maxsize=2)(lambda split: candidate_texts(self.choices(split), source.vocabulary))
 
