@@ -39,6 +39,7 @@ def test_features_are_imported_inspected_and_verified(features: Path, tmp_path: 
     assert (done.returncode, done.stdout.strip()) == (0, f"{tmp_path / 'store'}: 3 images")
     about = json.loads(run("data", "inspect", str(tmp_path / "store"), "--json").stdout)
     assert (about["images"], about["regions"], about["width"], about["classes"]) == (3, 6, 4, 2)
+    assert (about["regions of an image, fewest"], about["regions of an image, most"]) == (1, 3)
     assert json.loads(run("data", "verify", str(tmp_path / "store"), "--json").stdout)["verified"] is True
 
 

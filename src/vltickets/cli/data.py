@@ -81,9 +81,9 @@ def inspect(
         "regions": int(counts.sum()),
         "width": regions.width,
         "classes": regions.classes,
-        "regions of an image, fewest": int(counts.min(initial=0)),
+        "regions of an image, fewest": int(counts.min()),
         "regions of an image, mean": round(float(counts.mean()), 2),
-        "regions of an image, most": int(counts.max(initial=0)),
+        "regions of an image, most": int(counts.max()),
         "first image": regions.names[0],
         "megabytes": round(sum(path.stat().st_size for path in store.iterdir()) / 1e6, 1),
     }
