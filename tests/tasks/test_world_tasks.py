@@ -11,6 +11,7 @@ from vltickets.data import Captions, Source, open_source
 from vltickets.specs import Fresh, Recipe, Refcoco, Retrieval, TaskSpec, Train, Uniter, World, parse
 from vltickets.specs.tasks import TASK_KINDS
 from vltickets.store import Store
+from vltickets.studies.oracle import oracle_score
 from vltickets.tasks import Model, Task, build_task
 from vltickets.tasks.protocol import evaluation_batches
 from vltickets.tasks.ranking import score_all_pairs, score_in_official_batches
@@ -90,6 +91,31 @@ def test_a_blind_model_does_not_see_the_features(kind: str, source: Source, stor
     model.backbone = Watched()  # type: ignore[assignment]
     task.loss(model, task.batch(np.arange(4), np.random.default_rng(0)))
     assert seen == [0.0] * len(seen) != []
+
+
+def test_retrieval_can_be_scored_on_a_split_s_first_images(source: Source, store: Store) -> None:
+    model, whole = built(spec_of("retrieval"), source, store)
+    _, part = built(spec_of("retrieval", images=6), source, store)
+    every, some = evaluate(model, whole, "test"), evaluate(model, part, "test")
+    data = source.retrieval("test")
+    first = np.isin(data.images, np.unique(data.images)[:6])
+    assert len(some.items) == first.sum() < len(every.items)
+    assert len(some.more_items["tr@1"]) == 6
+    assert (some.items >= every.items[first]).all()  # fewer rivals can only help
+    assert part.chance("test") == 1 / 6
+
+
+@pytest.mark.parametrize("kind", sorted(HEADLINES))
+def test_the_oracle_is_above_chance_and_at_most_one(kind: str, source: Source) -> None:
+    task = build_task(spec_of(kind), source, TOY)
+    assert task.chance("test") < oracle_score(task, WORLD, "test") <= 1
+
+
+def test_the_oracle_of_vqa_is_a_sure_answerer_among_noisy_annotators(source: Source) -> None:
+    task = build_task(spec_of("vqa"), source, TOY)
+    data = source.vqa("test", source.answers())
+    assert oracle_score(task, WORLD, "test") == pytest.approx(float(data.scores.max(1).mean()))
+    assert oracle_score(task, WORLD, "test") > 0.8
 
 
 def test_a_referred_region_is_found_by_one_who_knows(source: Source) -> None:

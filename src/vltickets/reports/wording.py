@@ -26,6 +26,7 @@ BASELINES: Mapping[str, str] = {
     "ridge": "A linear model on the inputs.",
     "blind": "The dense model trained and tested without the picture: region features and boxes are zero.",
     "chance": "The best constant answer.",
+    "oracle": "A reader of the embedded world's true structure: the most that can be reached.",
 }
 
 VERDICTS: Mapping[str, str] = {

@@ -15,6 +15,7 @@ Pieces:
 - `Description` and the statements of one scene, each with `holds(scene)`: `Exists`, `CountIs`, `Relation`,
   `HasAttribute`, `CompareCounts`, `SameAttribute`, and `Caption`, several at once.
 - Statements of two scenes, each with `holds(left, right)`: `InPictures`, `ComparePictures`, `TotalIs`.
+- `retrieval_ceiling`: what a reader of the structures could score in retrieval.
 - Questions, each with `answer(scene)`: `AskWhether`, `AskCount`, `AskAttribute`.
 
 Everything is a function of (arguments, seed, split): the same call writes the same bytes.
@@ -32,7 +33,7 @@ from vltickets.scenes.pairs import ComparePictures, InPictures, TotalIs
 from vltickets.scenes.questions import AskAttribute, AskCount, AskWhether
 from vltickets.scenes.refcoco import write_refcoco
 from vltickets.scenes.regions import REGION_CLASSES, REGION_WIDTH, Regions, detect
-from vltickets.scenes.retrieval import write_retrieval
+from vltickets.scenes.retrieval import retrieval_ceiling, write_retrieval
 from vltickets.scenes.statements import (
     Caption,
     CompareCounts,
@@ -71,6 +72,7 @@ __all__ = [
     "TotalIs",
     "detect",
     "draw",
+    "retrieval_ceiling",
     "sample_scene",
     "write_captions",
     "write_entailment",

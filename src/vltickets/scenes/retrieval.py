@@ -115,6 +115,11 @@ def _sample_caption(scene: Scene, rng: np.random.Generator) -> Caption:
     return Caption(tuple(Exists(describe(rng, thing, 4)) for thing in things[:number]), listed=True)
 
 
+def retrieval_ceiling(seed: int, split: str, images: int) -> tuple[float, float]:
+    """Return `recall_at_one` of the split that `write_retrieval` writes."""
+    return recall_at_one(sample_captioned(seed, split, images))
+
+
 def recall_at_one(items: Sequence[Captioned]) -> tuple[float, float]:
     """Return the recall at one of a reader of the structures: of images by caption, and of captions by image.
 

@@ -65,6 +65,7 @@ class Retrieval(TaskBase):
     negatives: int = Field(1, ge=1)
     hard_negatives: int = Field(0, ge=0)
     pool: int = Field(399, ge=1)
+    images: int | None = Field(None, ge=2, description="score on this many images of the split, its first; else on all")
 
     @model_validator(mode="after")
     def _pooled(self) -> Retrieval:

@@ -17,6 +17,7 @@ from vltickets.studies.config import Study
 from vltickets.studies.executors import Listener, execute
 from vltickets.studies.first_ticket import first_ticket
 from vltickets.studies.graph import Cell, Work, plan, steps_of
+from vltickets.studies.oracle import oracle_score
 from vltickets.tasks import build_task
 from vltickets.tasks.answering import AnsweringTask
 from vltickets.tasks.linear import ridge_answers, ridge_matching
@@ -142,6 +143,9 @@ def _reference_rows(planned: Planned, store: Store) -> list[dict[str, Any]]:
     source = open_source(planned.data, store)
     task = build_task(planned.study.task_on(planned.data), source, planned.study.uniter)
     rows = [_row("chance", task.chance(planned.study.split), "the best constant answer, or guessing")]
+    if isinstance(planned.data, World):
+        score = oracle_score(task, planned.data, planned.study.split)
+        rows.append(_row("oracle", score, "a reader of the true structure"))
     if planned.study.task == "matching":
         score = ridge_matching(source.captions("train"), source.captions(planned.study.split), planned.study.split)
         note = "linear: ridge from mean and whole-image region features to the captions' words, same items"

@@ -100,12 +100,16 @@ class RefcocoTask:
 
     def chance(self, split: str) -> float:
         """Return the score of guessing a region: the mean share of regions that would count as right."""
+        return float(np.mean([fits.mean() for fits in self.fitting(split)]))
+
+    def fitting(self, split: str) -> list[np.ndarray]:
+        """Return for each expression which regions of its image [r] would count as right."""
         data = self.expressions(split, self.spec.boxes)
-        shares = []
+        found = []
         for image, size, true in zip(data.images, data.sizes, data.boxes, strict=True):
             corners = data.regions.boxes.row(int(image)).double().numpy()[:, [0, 1, 4, 5]] * np.tile(size, 2)
-            shares.append((overlap(corners, np.broadcast_to(true, corners.shape)) > OVERLAP).mean())
-        return float(np.mean(shares))
+            found.append(overlap(corners, np.broadcast_to(true, corners.shape)) > OVERLAP)
+        return found
 
     def labels(self) -> dict[str, str]:
         """Return nothing: regions are the answers."""

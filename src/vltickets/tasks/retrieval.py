@@ -6,13 +6,13 @@ Trained by a margin on the sigmoids of right and wrong pairs. The paper's settin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from vltickets.backbones import UniterBackbone
-from vltickets.data import Captions, Inputs, Source, assemble
+from vltickets.data import Captions, Inputs, Ragged, Source, assemble
 from vltickets.specs import Retrieval
 from vltickets.tasks.matching import PairTask, draw_others
 from vltickets.tasks.protocol import Evaluation, Model
@@ -86,7 +86,7 @@ class RetrievalTask(PairTask):
 
     def evaluate(self, model: Model, split: str) -> Evaluation:
         """Return R@1, 5 and 10 of image (`ir`) and text retrieval (`tr`); the headline is ir@1, an item a caption."""
-        data = self.captions(split)
+        data = self._scored(split)
         images = np.unique(data.images)
         fast = isinstance(model.backbone, UniterBackbone)
         score = score_all_pairs if fast else score_in_official_batches
@@ -97,7 +97,21 @@ class RetrievalTask(PairTask):
 
     def chance(self, split: str) -> float:
         """Return the R@1 of guessing an image."""
-        return 1 / len(np.unique(self.captions(split).images))
+        return 1 / len(np.unique(self._scored(split).images))
+
+    def _scored(self, split: str) -> Captions:
+        """Return the split's captions, or those of its first images where the spec names a number."""
+        data = self.captions(split)
+        kept = np.unique(data.images)[: self.spec.images]
+        rows = np.flatnonzero(np.isin(data.images, kept))
+        if len(rows) == len(data.images):
+            return data
+        return replace(
+            data,
+            texts=Ragged.from_rows([data.texts.row(int(row)).tolist() for row in rows]),
+            images=data.images[rows],
+            foils=None,
+        )
 
 
 def rank_loss(scores: torch.Tensor, margin: float) -> torch.Tensor:
