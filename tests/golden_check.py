@@ -23,7 +23,7 @@ from vltickets.backbones import Outputs, UniterBackbone, build_backbone
 from vltickets.data import Inputs
 from vltickets.specs import Uniter
 from vltickets.tasks.answering import AnswerHead, answer_loss
-from vltickets.tasks.heads import FeatureRegression, PretrainingHead
+from vltickets.tasks.heads import PretrainingHead
 from vltickets.tasks.matching import MatchingHead
 from vltickets.tasks.nlvr2 import PairedAttentionHead, PairedHead
 from vltickets.tasks.pretraining import mrc_loss
@@ -112,15 +112,8 @@ def trunk_errors(case: Case, inputs: Inputs, outputs: Outputs) -> Errors:
 def pretraining(case: Case) -> Errors:
     """MLM, feature regression, both classifications, matching, and the transport distances."""
     hidden, words = case.backbone.hidden, case.backbone.embeddings.word_embeddings.weight
-    head = case.load(PretrainingHead(hidden, len(words), case.expected["mrc_scores"].shape[1]))
-    regression = FeatureRegression(hidden, case.inputs["img_feat"].shape[-1])
-    regression.load_state_dict(
-        {
-            key.removeprefix("feat_regress."): value
-            for key, value in case.state.items()
-            if key.startswith("feat_regress.") and key != "feat_regress.weight"  # tied to img_linear
-        }
-    )
+    width = case.inputs["img_feat"].shape[-1]
+    head = case.load(PretrainingHead(hidden, len(words), case.expected["mrc_scores"].shape[1], width))
     inputs = case.batch()
     outputs = case.backbone(inputs)
     errors = trunk_errors(case, inputs, outputs)
@@ -138,7 +131,7 @@ def pretraining(case: Case) -> Errors:
     masked = case.batch(masked=True)
     assert masked.hidden_regions is not None
     states = case.backbone(masked).regions[masked.hidden_regions]
-    features = regression(states, case.backbone.img_embeddings.img_linear.weight)
+    features = head.feat_regress(states, case.backbone.img_embeddings.img_linear.weight)
     errors["mrfr_pred"] = case.error("mrfr_pred", features)
     squared = F.mse_loss(features, case.inputs["feat_targets"], reduction="none")
     errors["mrfr_loss"] = case.error("mrfr_loss", squared)

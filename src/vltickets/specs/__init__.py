@@ -25,6 +25,7 @@ from vltickets.specs.nodes import (
 from vltickets.specs.parsing import node_from_json, parse, read_toml, with_setting
 from vltickets.specs.spec import Spec, canonical, changed, hash_json
 from vltickets.specs.tasks import (
+    OFFICIAL_OBJECTIVES,
     TASK_KINDS,
     Gqa,
     Matching,
@@ -41,6 +42,7 @@ from vltickets.specs.tasks import (
 )
 
 __all__ = [
+    "OFFICIAL_OBJECTIVES",
     "SIZES",
     "TASK_KINDS",
     "DataSpec",

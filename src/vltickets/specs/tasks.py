@@ -98,19 +98,36 @@ class Matching(TaskBase):
 class Objectives(Spec):
     """How often each pre-training objective is drawn for a step: ratios, not probabilities.
 
-    `mrc` is hard masked-region classification, `mrc_kl` its form against the detector's soft labels.
+    `mrc` is hard masked-region classification, `mrc_kl` its form against the detector's soft labels, `mrfr` the
+    regression of a masked region's feature. `wra` is no ratio but the weight of word-region alignment, which is added
+    to image-text matching's loss. `OFFICIAL_OBJECTIVES` is UNITER's mix; a table that leaves some out gets what stands
+    here.
     """
 
     mlm: float = Field(4.0, ge=0)
     mrc: float = Field(0.0, ge=0)
     mrc_kl: float = Field(2.0, ge=0)
     itm: float = Field(3.0, ge=0)
+    mrfr: float = Field(0.0, ge=0)
+    wra: float = Field(0.0, ge=0)
 
     @model_validator(mode="after")
     def _some(self) -> Objectives:
-        if not any((self.mlm, self.mrc, self.mrc_kl, self.itm)):
+        if not any((self.mlm, self.mrc, self.mrc_kl, self.mrfr, self.itm)):
             raise ValueError("at least one objective needs a ratio above 0")
+        if self.wra and not self.itm:
+            raise ValueError("wra is part of image-text matching's steps: it needs an itm above 0")
         return self
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """How often each objective that is used is drawn, adding up to 1."""
+        ratios = {name: ratio for name, ratio in self.model_dump(exclude={"wra"}).items() if ratio}
+        return {name: ratio / sum(ratios.values()) for name, ratio in ratios.items()}
+
+
+# The released configs' ratios, the same for all corpora, and their weight of WRA (official-models 2).
+OFFICIAL_OBJECTIVES = Objectives(mlm=4.0, mrfr=2.0, mrc_kl=2.0, itm=3.0, wra=0.1)
 
 
 class Pretraining(TaskBase):
@@ -122,7 +139,7 @@ class Pretraining(TaskBase):
     """
 
     kind: Literal["pretraining"] = "pretraining"
-    objectives: Objectives = Objectives()
+    objectives: Objectives = OFFICIAL_OBJECTIVES
     foils: float = Field(0.0, ge=0, le=1)
     mask_words: float = Field(0.15, gt=0, le=1)
     mask_regions: float = Field(0.15, gt=0, le=1)

@@ -35,8 +35,8 @@ Arrays = Mapping[str, np.ndarray]
 class Record:
     """A finished result: the node's canonical JSON, its numbers, and the hashes of its files.
 
-    `metrics` are fractions in [0, 1] unless the name says otherwise; `curve` holds (step, loss) pairs; `seconds` is
-    the time spent in all sittings; `machine` says where.
+    `metrics` are fractions in [0, 1] unless the name says otherwise; `curve` holds (step, loss) pairs, `parts` those of
+    each pre-training objective; `seconds` is the time spent in all sittings; `machine` says where.
     """
 
     digest: str
@@ -47,6 +47,7 @@ class Record:
     seconds: float = 0.0
     machine: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     format: int = FORMAT
 
 

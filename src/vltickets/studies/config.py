@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from vltickets.errors import unknown
 from vltickets.specs import (
+    OFFICIAL_OBJECTIVES,
     TASK_KINDS,
     Objectives,
     Recipe,
@@ -55,7 +56,7 @@ class Stage(Spec):
     """One stage of pre-training."""
 
     training: Recipe
-    objectives: Objectives = Objectives()
+    objectives: Objectives = OFFICIAL_OBJECTIVES
     foils: float = Field(0.0, ge=0, le=1)
     mask_words: float = Field(0.15, gt=0, le=1)
     mask_regions: float = Field(0.15, gt=0, le=1)

@@ -131,6 +131,7 @@ def _train_record(node: Train, state: Checkpoint, evaluation: Evaluation) -> Rec
         spec=canonical(node),
         metrics={"score": evaluation.score, **evaluation.metrics},
         curve=state.curve,
+        parts=state.parts,
         seconds=state.seconds,
         machine=machine(),
     )

@@ -1,4 +1,4 @@
-"""UNITER's pre-training heads under their official names: MLM, masked regions' classes, image-text matching (1.3)."""
+"""UNITER's pre-training heads under their official names: words, regions' classes and features, matching (1.3)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ def two_layers(width: int, inner: int, outputs: int, activation: type[nn.Module]
 
 
 class PretrainingHead(nn.Module):
-    """All heads of the pre-training objectives. The MLM decoder is tied to the backbone's word table by the caller."""
+    """All heads of the pre-training objectives. What is tied to the backbone is given at the call: the word table to
+    the MLM decoder, the image projection to feature regression."""
 
-    def __init__(self, hidden: int, vocabulary: int, classes: int) -> None:
+    def __init__(self, hidden: int, vocabulary: int, classes: int, region_width: int) -> None:
         super().__init__()
         self.cls = nn.ModuleDict({"predictions": WordPrediction(hidden, vocabulary)})
         self.region_classifier = RegionClassifier(hidden, classes)
         self.itm_output = nn.Linear(hidden, 2)
+        self.feat_regress = FeatureRegression(hidden, region_width)
 
 
 class WordPrediction(nn.Module):

@@ -1,7 +1,8 @@
-"""UNITER's pre-training as a task like any other: masked words, masked regions' classes, image-text matching.
+"""UNITER's pre-training as a task like any other: masked words, masked regions in three forms, matching, alignment.
 
-One objective is drawn for each step, as officially (official-models 2). Masking is conditional: MLM hides words and
-shows all regions, masked-region classification the reverse. Feature regression and word-region alignment come later.
+One objective is drawn for each step, as officially (official-models 2), and all parts of a step have the same. Masking
+is conditional: MLM hides words and shows all regions, the masked-region objectives the reverse. Word-region alignment
+is added to image-text matching: matched pairs are to be near in transport distance, mismatched ones far.
 """
 
 from __future__ import annotations
@@ -15,25 +16,36 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from vltickets.backbones import UniterBackbone
+from vltickets.backbones import Outputs, UniterBackbone
 from vltickets.data import Captions, Inputs, Ragged, Source, assemble, soft_targets, stream
+from vltickets.errors import UserError
 from vltickets.specs import Pretraining
 from vltickets.tasks.heads import PretrainingHead
+from vltickets.tasks.masking import NOT_MASKED, choose, mask_words, other_images
 from vltickets.tasks.protocol import PLAIN_TYPES, Evaluation, Model, evaluation_batches
+from vltickets.tasks.transport import transport_distance
 
-Objective = Literal["mlm", "mrc", "mrc_kl", "itm"]
-NOT_MASKED = -1
+Objective = Literal["mlm", "mrc", "mrc_kl", "mrfr", "itm"]
+HEAD_OF = {
+    "mlm": "cls.",
+    "mrc": "region_classifier.",
+    "mrc_kl": "region_classifier.",
+    "mrfr": "feat_regress.",
+    "itm": "itm_output.",
+}
 
 
 @dataclass(frozen=True)
 class PretrainingBatch:
     """A batch of one objective. `words` [b, t] are MLM's targets, -1 where nothing is asked; `classes` [hidden, c] the
-    hidden regions' soft labels in row-major order; `match` [b] is 1 where text and image belong together."""
+    hidden regions' soft labels in row-major order, `features` [hidden, f] their features; `match` [b] is 1 where text
+    and image belong together."""
 
     objective: Objective
     inputs: Inputs
     words: torch.Tensor | None = None
     classes: torch.Tensor | None = None
+    features: torch.Tensor | None = None
     match: torch.Tensor | None = None
 
 
@@ -47,14 +59,13 @@ class PretrainingTask:
         self.spec = spec
         self.vocabulary = source.vocabulary
         self.captions = lru_cache(maxsize=2)(source.captions)
-        ratios = spec.objectives.model_dump()
-        if spec.text_only:
-            ratios = {name: float(name == "mlm") for name in ratios}
-        self.shares = {name: share / sum(ratios.values()) for name, share in ratios.items() if share}
+        self.shares = {"mlm": 1.0} if spec.text_only else spec.objectives.shares
+        self.alignment = 0.0 if spec.text_only else spec.objectives.wra
 
     def head(self, hidden: int, dropout: float) -> nn.Module:
         """Return the pre-training heads."""
-        return PretrainingHead(hidden, len(self.vocabulary), self.captions(self.spec.split).regions.classes)
+        regions = self.captions(self.spec.split).regions
+        return PretrainingHead(hidden, len(self.vocabulary), regions.classes, regions.width)
 
     def region_width(self) -> int:
         """Return the width of a region's feature."""
@@ -65,10 +76,16 @@ class PretrainingTask:
         return _lengths(self.captions("train"), self.spec.text_only)
 
     def batch(self, examples: np.ndarray, rng: np.random.Generator) -> PretrainingBatch:
-        """Draw the step's objective, then its masks or its mismatched pairs."""
-        names = list(self.shares)
-        objective = cast(Objective, names[rng.choice(len(names), p=list(self.shares.values()))])
-        return self._batch(objective, self.captions("train"), examples, rng)
+        """Draw the step's objective, then the masks or the mismatched pairs of these examples."""
+        return self._batch(self._objective(rng), self.captions("train"), examples, rng)
+
+    def _objective(self, rng: np.random.Generator) -> Objective:
+        """Return the objective that the step's generator draws first: the same for every part of the step."""
+        names, shares = list(self.shares), list(self.shares.values())
+        seed = cast(np.random.SeedSequence, rng.bit_generator.seed_seq)
+        first = np.random.Generator(np.random.PCG64(seed)).choice(len(names), p=shares)
+        rng.choice(len(names), p=shares)  # the draw is used up where the step has one part, as it always was
+        return cast(Objective, names[first])
 
     def _batch(
         self, objective: Objective, data: Captions, examples: np.ndarray, rng: np.random.Generator
@@ -83,9 +100,11 @@ class PretrainingTask:
             )
             return PretrainingBatch(objective, replace(inputs, tokens=tokens), words=words)
         hidden = choose(inputs.region_mask, rng, self.spec.mask_regions)
+        shown = replace(inputs, features=inputs.features.masked_fill(hidden[..., None], 0.0), hidden_regions=hidden)
+        if objective == "mrfr":
+            return PretrainingBatch(objective, shown, features=inputs.features[hidden])
         classes = soft_targets(data.regions, data.images[examples])[hidden]
-        features = inputs.features.masked_fill(hidden[..., None], 0.0)
-        return PretrainingBatch(objective, replace(inputs, features=features, hidden_regions=hidden), classes=classes)
+        return PretrainingBatch(objective, shown, classes=classes)
 
     def _matching(self, data: Captions, examples: np.ndarray, rng: np.random.Generator) -> PretrainingBatch:
         if data.foils is None or not self.spec.foils:  # the official form: half of the images are replaced
@@ -105,60 +124,54 @@ class PretrainingTask:
         return PretrainingBatch("itm", inputs, match=torch.arange(len(rows)).lt(len(chosen)).long())
 
     def loss(self, model: Model, batch: PretrainingBatch) -> torch.Tensor:
-        """Return the objective's mean loss, with the official scaling."""
-        logits = self._logits(model, batch).float()
+        """Return the objective's mean loss, with the official scaling; matching's with the alignment's beside it."""
+        outputs = model.backbone(batch.inputs.to(model.device))
+        logits = predictions(model, outputs, batch).float()
         if not len(logits):
             return logits.sum() * 0.0  # nothing was hidden in the batch: nothing to learn, and no 0 / 0
-        if batch.words is not None:
-            return F.cross_entropy(logits, batch.words[batch.words != NOT_MASKED].to(logits.device))
-        if batch.match is not None:
-            return F.cross_entropy(logits, batch.match.to(logits.device))
-        assert batch.classes is not None
-        classes = batch.classes.to(logits.device)
-        if batch.objective == "mrc":
-            return mrc_loss(logits, classes).mean()
-        return F.kl_div(F.log_softmax(logits, -1), classes, reduction="none").mean()  # over regions and classes
-
-    def _logits(self, model: Model, batch: PretrainingBatch) -> torch.Tensor:
-        head = cast(PretrainingHead, model.head)
-        outputs = model.backbone(batch.inputs.to(model.device))
-        logits: torch.Tensor
-        if batch.words is not None:
-            states = outputs.words[(batch.words != NOT_MASKED).to(model.device)]
-            table = cast(UniterBackbone, model.backbone).embeddings.word_embeddings.weight
-            logits = head.cls["predictions"](states, table)
-        elif batch.match is not None:
-            logits = head.itm_output(outputs.pooled)
-        else:
-            assert batch.inputs.hidden_regions is not None
-            logits = head.region_classifier(outputs.regions[batch.inputs.hidden_regions.to(model.device)])
-        return logits
+        loss = objective_loss(logits, batch)
+        if batch.match is not None and self.alignment:
+            loss = loss + self.alignment * alignment_loss(distances(outputs, batch.inputs), batch.match)
+        return loss
 
     def evaluate(self, model: Model, split: str) -> Evaluation:
-        """Return each objective's accuracy on the split, with fixed masks and fixed mismatched pairs."""
+        """Return each objective's accuracy on the split, with fixed masks and fixed mismatched pairs.
+
+        Where they are trained, also the mean squared error of regressed features (`mrfr_error`) and the mean transport
+        distances of matched and of mismatched pairs (`transport/matched`, `transport/mismatched`).
+        """
         data = self.captions(split)
         metrics: dict[str, float] = {}
         items = np.zeros(0, dtype=np.float32)
-        for objective in ("mlm",) if self.spec.text_only else ("mlm", "mrc", "itm"):
+        for objective in self._scored():
             rng = stream("pretraining", split, "evaluation", objective)
-            right = [
-                self._right(model, self._batch(cast(Objective, objective), data, examples, rng))
+            found = [
+                self._scores(model, self._batch(objective, data, examples, rng))
                 for examples in evaluation_batches(_lengths(data, self.spec.text_only))
             ]
-            items = np.concatenate(right)
-            metrics[f"{objective}_accuracy"] = float(items.mean())
-        return Evaluation(f"{objective}_accuracy", metrics, items, split)
+            items = np.concatenate([scores["items"] for scores in found])
+            headline = f"{objective}_{'error' if objective == 'mrfr' else 'accuracy'}"
+            metrics[headline] = float(items.mean())
+            for name in ("matched", "mismatched"):
+                if name in found[0]:
+                    metrics[f"transport/{name}"] = float(np.concatenate([scores[name] for scores in found]).mean())
+        return Evaluation(headline, metrics, items, split)
 
-    def _right(self, model: Model, batch: PretrainingBatch) -> np.ndarray:
-        logits = self._logits(model, batch).cpu()
-        if batch.words is not None:
-            right = logits.argmax(-1) == batch.words[batch.words != NOT_MASKED]
-        elif batch.match is not None:
-            right = logits.argmax(-1) == batch.match
-        else:
-            assert batch.classes is not None
-            right = logits[:, 1:].argmax(-1) == batch.classes[:, 1:].argmax(-1)
-        return right.float().numpy()
+    def _scored(self) -> tuple[Objective, ...]:
+        """Return what is scored, the headline last."""
+        if self.spec.text_only:
+            return ("mlm",)
+        return ("mlm", *(("mrfr",) if "mrfr" in self.shares else ()), "mrc", "itm")
+
+    def _scores(self, model: Model, batch: PretrainingBatch) -> dict[str, np.ndarray]:
+        outputs = model.backbone(batch.inputs.to(model.device))
+        logits = predictions(model, outputs, batch).float().cpu()
+        scores = {"items": item_scores(logits, batch).numpy()}
+        if batch.match is not None and self.alignment:
+            apart = distances(outputs, batch.inputs).cpu().numpy()
+            match = batch.match.numpy() == 1
+            scores |= {"matched": apart[match], "mismatched": apart[~match]}
+        return scores
 
     def chance(self, split: str) -> float:
         """Return the score of guessing whether text and image match; 0 for words alone."""
@@ -170,48 +183,87 @@ class PretrainingTask:
 
     def adopt(self, head: nn.Module, pretrained: dict[str, torch.Tensor]) -> None:
         """Go on with the pre-trained heads, whole: in pre-training they are part of the start."""
-        if pretrained:
-            head.load_state_dict(pretrained)
+        if not pretrained:
+            return
+        own = head.state_dict()
+        for objective in self.shares:
+            for name, value in own.items():
+                if name.startswith(HEAD_OF[objective]) and _shape(pretrained, name) != tuple(value.shape):
+                    raise UserError(
+                        f"the initial weights have no head for the objective {objective} on this data: {name} should "
+                        f"be {tuple(value.shape)}, found {_shape(pretrained, name) or 'nothing'}; start from weights "
+                        f"that were pre-trained with it, or set its ratio to 0"
+                    )
+        fitting = {name: value for name, value in pretrained.items() if name in own and value.shape == own[name].shape}
+        head.load_state_dict(own | fitting)
 
 
-def choose(among: torch.Tensor, rng: np.random.Generator, share: float) -> torch.Tensor:
-    """Return a mask that picks each true place of `among` [b, n] with probability `share`, at least one in each row."""
-    draws = torch.from_numpy(rng.random(tuple(among.shape))).masked_fill(~among, 2.0)
-    picked = draws < share
-    first = draws.argmin(dim=1)
-    rows = torch.arange(len(among))
-    picked[rows, first] |= ~picked.any(dim=1) & among.any(dim=1)
-    return picked
+def predictions(model: Model, outputs: Outputs, batch: PretrainingBatch) -> torch.Tensor:
+    """Return what the batch's objective is about: logits of hidden words [n, words], of hidden regions' classes
+    [n, classes], or of matching [b, 2]; or hidden regions' features [n, f]. n counts what is hidden, row by row."""
+    head, backbone = cast(PretrainingHead, model.head), cast(UniterBackbone, model.backbone)
+    found: torch.Tensor
+    if batch.words is not None:
+        states = outputs.words[(batch.words != NOT_MASKED).to(model.device)]
+        found = head.cls["predictions"](states, backbone.embeddings.word_embeddings.weight)
+    elif batch.match is not None:
+        found = head.itm_output(outputs.pooled)
+    else:
+        assert batch.inputs.hidden_regions is not None
+        states = outputs.regions[batch.inputs.hidden_regions.to(model.device)]
+        if batch.features is not None:
+            found = head.feat_regress(states, backbone.img_embeddings.img_linear.weight)
+        else:
+            found = head.region_classifier(states)
+    return found
 
 
-def mask_words(
-    tokens: torch.Tensor, rng: np.random.Generator, share: float, mask: int, content: np.ndarray
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return tokens with some words hidden, and the targets (-1 elsewhere), both [b, t].
+def objective_loss(logits: torch.Tensor, batch: PretrainingBatch) -> torch.Tensor:
+    """Return the mean loss of the batch's objective, without alignment."""
+    if batch.words is not None:
+        return F.cross_entropy(logits, batch.words[batch.words != NOT_MASKED].to(logits.device))
+    if batch.match is not None:
+        return F.cross_entropy(logits, batch.match.to(logits.device))
+    if batch.features is not None:
+        return F.mse_loss(logits, batch.features.to(logits.device))  # over regions and over the feature's numbers
+    assert batch.classes is not None
+    classes = batch.classes.to(logits.device)
+    if batch.objective == "mrc":
+        return mrc_loss(logits, classes).mean()
+    return F.kl_div(F.log_softmax(logits, -1), classes, reduction="none").mean()  # over regions and classes
 
-    Of the chosen words 80 % become [MASK], 10 % a random word, 10 % stay (BERT's rule). Specials are never chosen.
-    """
-    picked = choose(torch.from_numpy(np.isin(tokens.numpy(), content)), rng, share)
-    fate = torch.from_numpy(rng.random(tuple(tokens.shape)))
-    random_words = torch.from_numpy(rng.choice(content, size=tuple(tokens.shape)))
-    hidden = torch.where(picked & (fate < 0.8), torch.full_like(tokens, mask), tokens)
-    hidden = torch.where(picked & (fate >= 0.8) & (fate < 0.9), random_words, hidden)
-    return hidden, torch.where(picked, tokens, torch.full_like(tokens, NOT_MASKED))
+
+def item_scores(logits: torch.Tensor, batch: PretrainingBatch) -> torch.Tensor:
+    """Return for each hidden or matched item 1 where it is right, 0 where not; regression's mean squared error."""
+    if batch.features is not None:
+        return (logits - batch.features).square().mean(-1)
+    if batch.words is not None:
+        right = logits.argmax(-1) == batch.words[batch.words != NOT_MASKED]
+    elif batch.match is not None:
+        right = logits.argmax(-1) == batch.match
+    else:
+        assert batch.classes is not None
+        right = logits[:, 1:].argmax(-1) == batch.classes[:, 1:].argmax(-1)
+    return right.float()
+
+
+def distances(outputs: Outputs, inputs: Inputs) -> torch.Tensor:
+    """Return the transport distance [b] between each row's words, [CLS] and [SEP] among them, and its regions."""
+    device = outputs.sequence.device
+    return transport_distance(
+        outputs.words, inputs.token_mask.to(device), outputs.regions, inputs.region_mask.to(device)
+    )
+
+
+def alignment_loss(apart: torch.Tensor, match: torch.Tensor) -> torch.Tensor:
+    """Return the sum of matched pairs' distances less that of mismatched pairs', over the number of pairs."""
+    sign = 2.0 * match.to(apart.device) - 1.0
+    return (apart * sign).sum() / max(len(apart), 1)
 
 
 def mrc_loss(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     """Return the cross-entropy [hidden] against the likeliest class but the background (the official target)."""
     return F.cross_entropy(logits, classes[:, 1:].argmax(-1) + 1, reduction="none")
-
-
-def other_images(rng: np.random.Generator, images: np.ndarray, pool: np.ndarray) -> np.ndarray:
-    """Draw for each image another one from the pool."""
-    drawn = pool[rng.integers(0, len(pool), size=len(images))]
-    while (same := drawn == images).any():
-        if (pool == pool[0]).all():
-            break  # a corpus of one image has no other
-        drawn[same] = pool[rng.integers(0, len(pool), size=int(same.sum()))]
-    return drawn
 
 
 @lru_cache(maxsize=4)
@@ -222,3 +274,7 @@ def _stack(texts: Ragged, foils: Ragged) -> Ragged:
 
 def _lengths(data: Captions, text_only: bool) -> np.ndarray:
     return data.texts.lengths + (0 if text_only else data.regions.features.lengths[data.images])
+
+
+def _shape(tensors: dict[str, torch.Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(tensors[name].shape) if name in tensors else None

@@ -16,19 +16,34 @@ from vltickets.store import write_file
 
 @dataclass
 class Checkpoint:
-    """`step` is the next step to do; `curve` and `seconds` are of all sittings; `sums` is the open curve point."""
+    """`step` is the next step to do; `curve` and `seconds` are of all sittings; `sums` is the open curve point.
+
+    `parts` are the curves of what a task draws its steps from, such as pre-training's objectives; `part_sums` their
+    open points.
+    """
 
     step: int
     curve: list[tuple[int, float]] = field(default_factory=list)
     seconds: float = 0.0
     sums: tuple[float, int] = (0.0, 0)
+    parts: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    part_sums: dict[str, tuple[float, int]] = field(default_factory=dict)
 
-    def note(self, step: int, loss: float, *, point: int, end: int) -> None:
-        """Take in a step's loss; every `point` steps, and at the end, their mean becomes a point of the curve."""
+    def note(self, step: int, loss: float, *, point: int, end: int, part: str | None = None) -> None:
+        """Take in a step's loss; every `point` steps, and at the end, their mean becomes a point of the curve.
+
+        The same for the curve of the step's `part`, where it has one.
+        """
+        if part is not None:
+            total, count = self.part_sums.get(part, (0.0, 0))
+            self.part_sums[part] = (total + loss, count + 1)
         total, count = self.sums[0] + loss, self.sums[1] + 1
         self.step = step + 1
         if self.step % point == 0 or self.step == end:
             self.curve.append((self.step, total / count))
+            for name, (part_total, part_count) in self.part_sums.items():
+                self.parts.setdefault(name, []).append((self.step, part_total / part_count))
+            self.part_sums = {}
             total, count = 0.0, 0
         self.sums = (total, count)
 
@@ -43,6 +58,8 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         "curve": json.dumps(state.curve),
         "seconds": repr(state.seconds),
         "sums": json.dumps(state.sums),
+        "parts": json.dumps(state.parts),
+        "part_sums": json.dumps(state.part_sums),
     }
     write_file(path, save(tensors, metadata))
 
@@ -66,10 +83,18 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     total, count = json.loads(metadata["sums"])
     return Checkpoint(
         step=int(metadata["step"]),
-        curve=[(int(step), float(loss)) for step, loss in json.loads(metadata["curve"])],
+        curve=_points(json.loads(metadata["curve"])),
         seconds=float(metadata["seconds"]),
         sums=(float(total), int(count)),
+        parts={name: _points(curve) for name, curve in json.loads(metadata.get("parts", "{}")).items()},
+        part_sums={
+            name: (total, count) for name, (total, count) in json.loads(metadata.get("part_sums", "{}")).items()
+        },
     )
+
+
+def _points(values: list[list[float]]) -> list[tuple[int, float]]:
+    return [(int(step), float(loss)) for step, loss in values]
 
 
 def _optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, torch.Tensor]]:

@@ -101,7 +101,7 @@ def train(
             hook.after_step(model)
         stepper.zero_grad()
 
-        state.note(step, value, point=point, end=recipe.steps)
+        state.note(step, value, point=point, end=recipe.steps, part=getattr(batch, "objective", None))
         state.seconds = time.perf_counter() - started
         if progress is not None:
             progress(step + 1, end, value)

@@ -1,0 +1,135 @@
+"""Pre-training's mix: official shares, feature regression, word-region alignment, heads that go on, curves apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vltickets.data import Source, stream
+from vltickets.errors import UserError
+from vltickets.specs import OFFICIAL_OBJECTIVES, Objectives, Pretraining, Recipe, World, parse
+from vltickets.tasks import Model, Task
+from vltickets.tasks.pretraining import PretrainingTask, alignment_loss, distances
+from vltickets.training import train
+
+Build = Callable[..., tuple[Model, Task]]
+DATA = World(generator=1)
+EVERY = Objectives(mlm=2.0, mrc=1.0, mrc_kl=1.0, mrfr=1.0, itm=2.0, wra=0.1)
+
+
+def task_of(source: Source, **options: object) -> PretrainingTask:
+    return PretrainingTask(Pretraining(data=DATA, **options), source)  # type: ignore[arg-type]
+
+
+def test_the_default_mix_is_the_official_one() -> None:
+    shares = Pretraining(data=DATA).objectives.shares
+    expected = {"itm": 0.273, "mlm": 0.364, "mrfr": 0.182, "mrc_kl": 0.182}
+    assert shares == {name: pytest.approx(share, abs=5e-4) for name, share in expected.items()}
+    assert OFFICIAL_OBJECTIVES.wra == 0.1
+
+
+def test_alignment_without_matching_is_refused() -> None:
+    with pytest.raises(UserError, match="needs an itm above 0"):
+        parse(Objectives, {"itm": 0.0, "wra": 0.1}, "objectives")
+
+
+def test_regression_asks_for_the_hidden_regions_features(source: Source, build: Build) -> None:
+    model = build("pretraining")[0].eval()
+    task = task_of(source)
+    data = task.captions("train")
+    examples = np.arange(12)
+    batch = task._batch("mrfr", data, examples, stream("batch"))
+    features, _ = data.regions.features.padded(data.images[examples])
+    hidden = batch.inputs.hidden_regions
+    assert hidden is not None
+    assert batch.features is not None
+    assert torch.equal(batch.features, features.float()[hidden])
+    assert not batch.inputs.features[hidden].any()
+    with torch.no_grad():
+        states = model.backbone(batch.inputs).regions[hidden]
+        guess = model.head.feat_regress(states, model.backbone.img_embeddings.img_linear.weight)  # type: ignore[attr-defined,operator]
+        by_hand = (guess - batch.features).square().sum() / (len(guess) * data.regions.width)
+        assert torch.allclose(task.loss(model, batch), by_hand, atol=1e-6)
+
+
+def test_alignment_brings_matched_pairs_near_and_mismatched_ones_apart() -> None:
+    apart = torch.tensor([0.5, 0.25, 0.75])
+    assert float(alignment_loss(apart, torch.tensor([1, 0, 1]))) == pytest.approx((0.5 - 0.25 + 0.75) / 3)
+
+
+def test_matching_carries_the_alignment_with_its_weight(source: Source, build: Build) -> None:
+    model = build("pretraining")[0].eval()
+    without, light, heavy = (task_of(source, objectives=Objectives(wra=wra)) for wra in (0.0, 0.1, 0.4))
+    batch = without._batch("itm", without.captions("train"), np.arange(16), stream("batch"))
+    with torch.no_grad():
+        assert batch.match is not None
+        extra = alignment_loss(distances(model.backbone(batch.inputs), batch.inputs), batch.match)
+        plain, less, more = (task.loss(model, batch) for task in (without, light, heavy))
+    assert abs(float(extra)) > 1e-4
+    assert torch.allclose(less - plain, 0.1 * extra, atol=1e-6)
+    assert torch.allclose(more - plain, 0.4 * extra, atol=1e-6)
+
+
+def test_all_parts_of_a_step_have_one_objective(source: Source) -> None:
+    task = task_of(source, objectives=EVERY)
+    for step in range(30):
+        whole = task.batch(np.arange(2), stream("step", step))
+        rng = stream("step", step)
+        parts = [task.batch(np.arange(2), rng) for _ in range(4)]
+        assert {part.objective for part in parts} == {whole.objective}
+        assert len({part.inputs.tokens.numpy().tobytes() for part in parts}) > 1 or whole.objective != "mlm"
+
+
+def test_each_objective_has_a_curve_of_its_own(source: Source, build: Build, tmp_path: Path) -> None:
+    task = task_of(source, objectives=EVERY)
+    recipe = Recipe(steps=200, learning_rate=1e-3, batch_tokens=120, dropout=0.0)
+
+    def run(last: int, checkpoint: Path | None, handover: Path | None = None) -> dict[str, list[tuple[int, float]]]:
+        model, _ = build("pretraining")
+        state = train(model, task, recipe, seed=0, last_step=last, checkpoint=checkpoint, handover=handover)
+        assert set(state.parts) <= {"mlm", "mrc", "mrc_kl", "mrfr", "itm"}
+        steps = {step for curve in state.parts.values() for step, _ in curve}
+        assert steps == {step for step, _ in state.curve}
+        return state.parts
+
+    whole = run(200, None)
+    assert set(whole) == {"mlm", "mrc", "mrc_kl", "mrfr", "itm"}
+    path = tmp_path / "checkpoint.safetensors"
+    run(151, None, handover=path)  # in the middle of a point
+    assert run(200, path) == whole
+
+
+def test_pre_training_goes_on_with_its_heads(source: Source, build: Build) -> None:
+    pretrained = {name: value + 1 for name, value in build("pretraining")[0].head.state_dict().items()}
+    model, _ = build("pretraining")
+    task_of(source, objectives=EVERY).adopt(model.head, pretrained | {"vqa_output.0.weight": torch.zeros(3)})
+    assert all(torch.equal(value, pretrained[name]) for name, value in model.head.state_dict().items())
+
+
+def test_a_head_that_is_needed_and_not_there_is_named(source: Source, build: Build) -> None:
+    model, _ = build("pretraining")
+    state = model.head.state_dict()
+    lacking = {name: value for name, value in state.items() if not name.startswith("feat_regress.")}
+    task_of(source, objectives=Objectives()).adopt(model.head, lacking)  # nobody asks for it
+    with pytest.raises(UserError, match=r"no head for the objective mrfr .* found nothing; start from weights"):
+        task_of(source, objectives=EVERY).adopt(model.head, lacking)
+    with pytest.raises(UserError, match=r"no head for the objective mrc_kl .* region_classifier"):
+        task_of(source).adopt(model.head, state | {"region_classifier.net.3.bias": torch.zeros(7)})
+
+
+@torch.no_grad()
+def test_validation_scores_every_objective(source: Source, build: Build) -> None:
+    model, _ = build("pretraining")
+    found = task_of(source, objectives=EVERY).evaluate(model.eval(), "test").metrics
+    names = ["mlm_accuracy", "mrfr_error", "mrc_accuracy", "itm_accuracy", "transport/matched", "transport/mismatched"]
+    assert list(found) == names
+    assert all(value >= 0 for value in found.values())
+    assert list(task_of(source, objectives=Objectives()).evaluate(model, "test").metrics) == [
+        "mlm_accuracy",
+        "mrc_accuracy",
+        "itm_accuracy",
+    ]
