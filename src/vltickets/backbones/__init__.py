@@ -1,7 +1,7 @@
 """Vision-language transformers behind one protocol, and which of their weights are prunable. Knows no tasks."""
 
 from vltickets.backbones.building import build_backbone, prunable_shapes
-from vltickets.backbones.protocol import Backbone, Outputs
+from vltickets.backbones.protocol import Backbone, Outputs, Places
 from vltickets.backbones.uniter import UniterBackbone, initialise_module
 
-__all__ = ["Backbone", "Outputs", "UniterBackbone", "build_backbone", "initialise_module", "prunable_shapes"]
+__all__ = ["Backbone", "Outputs", "Places", "UniterBackbone", "build_backbone", "initialise_module", "prunable_shapes"]

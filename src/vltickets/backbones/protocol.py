@@ -31,6 +31,17 @@ class Outputs:
         return self.sequence[:, self.text :]
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where perturbations enter: words [b, t, d] at the *output* of a module, regions [b, r, f] at a module's *input*.
+
+    Both modules run once in each pass of the backbone (or not at all, where a batch has no regions).
+    """
+
+    words: nn.Module
+    regions: nn.Module
+
+
 class Backbone(Protocol):
     """A vision-language transformer f₁ with weights θ."""
 
@@ -43,6 +54,9 @@ class Backbone(Protocol):
 
     def prunable(self) -> dict[str, nn.Parameter]:
         """Return the weights that count as d₁, by name: what a mask covers."""
+
+    def perturbed_places(self) -> Places:
+        """Return where adversarial training adds its perturbations."""
 
     def initialise(self, generator: torch.Generator, std: float) -> None:
         """Fill the weights at random."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from vltickets.backbones.protocol import Outputs
+from vltickets.backbones.protocol import Outputs, Places
 from vltickets.data import Inputs
 from vltickets.specs import Uniter
 
@@ -72,6 +72,10 @@ class UniterBackbone(nn.Module):
             for name, weight in self.named_parameters()
             if weight.dim() == 2 and name.startswith(("encoder.", "pooler."))
         }
+
+    def perturbed_places(self) -> Places:
+        """Return VILLA's places: word embeddings before position, type and LN; raw features before the projection."""
+        return Places(words=self.embeddings.word_embeddings, regions=self.img_embeddings.img_linear)
 
     def initialise(self, generator: torch.Generator, std: float) -> None:
         """Fill every weight as BERT does: normal with `std`, norms 1, biases 0; the padding word's row stays 0."""

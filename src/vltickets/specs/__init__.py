@@ -3,6 +3,7 @@
 `Train` and `Prune` are the nodes of a study; `OneShot` and `RandomMask` are masks that need no training.
 """
 
+from vltickets.specs.adversarial import Adversarial
 from vltickets.specs.backbones import SIZES, Uniter, sized
 from vltickets.specs.data import DataSpec, Folder, World
 from vltickets.specs.nodes import (
@@ -45,6 +46,7 @@ __all__ = [
     "OFFICIAL_OBJECTIVES",
     "SIZES",
     "TASK_KINDS",
+    "Adversarial",
     "DataSpec",
     "Folder",
     "Fresh",

@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from vltickets.specs.adversarial import Adversarial
 from vltickets.specs.backbones import Uniter
 from vltickets.specs.spec import Spec
 from vltickets.specs.tasks import TaskSpec
@@ -40,6 +41,7 @@ class Recipe(Spec):
     dropout: float = Field(0.1, ge=0, lt=1)
     precision: Literal["fp32", "bf16"] = "fp32"
     threads: int = Field(1, ge=1)
+    adversarial: Adversarial | None = None
 
     @model_validator(mode="after")
     def _sound(self) -> Recipe:

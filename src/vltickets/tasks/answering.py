@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from vltickets.data import Inputs, Questions, assemble
 from vltickets.tasks.heads import two_layers
-from vltickets.tasks.protocol import PLAIN_TYPES, Evaluation, Model, evaluation_batches, mean_by
+from vltickets.tasks.protocol import PLAIN_TYPES, Evaluation, LogitTask, Model, evaluation_batches, mean_by
 
 
 class AnswerHead(nn.Module):
@@ -40,7 +40,7 @@ class AnswerBatch:
     targets: torch.Tensor
 
 
-class AnsweringTask:
+class AnsweringTask(LogitTask):
     """A text, an image, one answer. `kinds` of questions are scored apart as well."""
 
     type_rows = PLAIN_TYPES
@@ -74,9 +74,13 @@ class AnsweringTask:
         inputs = assemble(data.texts, examples, data.regions, data.images[examples])
         return AnswerBatch(inputs.without_sight() if self.blind else inputs, torch.from_numpy(data.scores[examples]))
 
-    def loss(self, model: Model, batch: AnswerBatch) -> torch.Tensor:
+    def logits(self, model: Model, batch: AnswerBatch) -> torch.Tensor:
+        """Return [b, answers]."""
+        logits: torch.Tensor = model.head(model.backbone(batch.inputs.to(model.device)).pooled).float()
+        return logits
+
+    def loss_of(self, logits: torch.Tensor, batch: AnswerBatch) -> torch.Tensor:
         """Return binary cross-entropy summed over answers, mean over questions (the official scaling)."""
-        logits = model.head(model.backbone(batch.inputs.to(model.device)).pooled).float()
         return answer_loss(logits, batch.targets.to(logits.device)).sum(-1).mean()
 
     def evaluate(self, model: Model, split: str) -> Evaluation:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from vltickets.data import Captions, Inputs, Source, assemble, stream
 from vltickets.errors import UserError
 from vltickets.specs import Matching
-from vltickets.tasks.protocol import PLAIN_TYPES, Evaluation, Model, evaluation_batches
+from vltickets.tasks.protocol import PLAIN_TYPES, Evaluation, LogitTask, Model, evaluation_batches
 
 
 class MatchingHead(nn.Module):
@@ -48,7 +48,7 @@ class MatchingBatch:
     photos: int
 
 
-class PairTask:
+class PairTask(LogitTask):
     """A task that scores pairs of a caption and an image: what matching and retrieval share."""
 
     type_rows = PLAIN_TYPES
@@ -105,10 +105,14 @@ class MatchingTask(PairTask):
         inputs = assemble(data.texts, rows.ravel(), data.regions, np.repeat(photos[examples], rows.shape[1]))
         return MatchingBatch(inputs.without_sight() if self.spec.blind else inputs, len(examples))
 
-    def loss(self, model: Model, batch: MatchingBatch) -> torch.Tensor:
+    def logits(self, model: Model, batch: MatchingBatch) -> torch.Tensor:
+        """Return the scores [photos, 1 + negatives] of each photo's captions."""
+        scores: torch.Tensor = model.head(model.backbone(batch.inputs.to(model.device)).pooled).float()
+        return scores.view(batch.photos, -1)
+
+    def loss_of(self, logits: torch.Tensor, batch: MatchingBatch) -> torch.Tensor:
         """Return the cross-entropy of the right caption among a photo's rows, mean over photos."""
-        scores = model.head(model.backbone(batch.inputs.to(model.device)).pooled).float().view(batch.photos, -1)
-        return F.cross_entropy(scores, torch.zeros(batch.photos, dtype=torch.int64, device=scores.device))
+        return F.cross_entropy(logits, torch.zeros(batch.photos, dtype=torch.int64, device=logits.device))
 
     def evaluate(self, model: Model, split: str) -> Evaluation:
         """Return accuracy (the right caption scores highest) and mean reciprocal rank over all photos of the split."""

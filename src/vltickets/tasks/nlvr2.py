@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from vltickets.backbones import Outputs
 from vltickets.data import Inputs, Pairs, Source, assemble, joined
 from vltickets.specs import Nlvr2
-from vltickets.tasks.protocol import Evaluation, Model, evaluation_batches
+from vltickets.tasks.protocol import Evaluation, LogitTask, Model, evaluation_batches
 
 LEFT_TYPE, RIGHT_TYPE = 1, 2
 
@@ -93,7 +93,7 @@ class Nlvr2Batch:
     labels: torch.Tensor
 
 
-class Nlvr2Task:
+class Nlvr2Task(LogitTask):
     """Is the sentence true of the pair of images?"""
 
     name = "nlvr2"
@@ -129,9 +129,13 @@ class Nlvr2Task:
         labels = torch.from_numpy(data.labels[examples])
         return Nlvr2Batch(inputs.without_sight() if self.spec.blind else inputs, labels)
 
-    def loss(self, model: Model, batch: Nlvr2Batch) -> torch.Tensor:
+    def logits(self, model: Model, batch: Nlvr2Batch) -> torch.Tensor:
+        """Return [b, 2] of false and true."""
+        logits: torch.Tensor = model.head(model.backbone(batch.inputs.to(model.device))).float()
+        return logits
+
+    def loss_of(self, logits: torch.Tensor, batch: Nlvr2Batch) -> torch.Tensor:
         """Return the two-way cross-entropy, mean over examples."""
-        logits = model.head(model.backbone(batch.inputs.to(model.device))).float()
         return F.cross_entropy(logits, batch.labels.to(logits.device))
 
     def evaluate(self, model: Model, split: str) -> Evaluation:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from vltickets.backbones import Backbone
 from vltickets.data import cut_batches
@@ -86,6 +87,39 @@ class Task(Protocol):
 
     def adopt(self, head: nn.Module, pretrained: dict[str, torch.Tensor]) -> None:
         """Fill from the pre-training heads whatever this task's head officially takes from them."""
+
+
+class LogitTask:
+    """A task whose loss is a function of logits [..., classes]: one that can be trained adversarially."""
+
+    def settled(self, model: Model, batch: Any) -> Any:
+        """Return the batch with what the model itself chooses for it, without gradient: nothing in most tasks."""
+        return batch
+
+    def logits(self, model: Model, batch: Any) -> torch.Tensor:
+        """Return the logits of a settled batch in float32, the classes on the last axis."""
+        raise NotImplementedError
+
+    def loss_of(self, logits: torch.Tensor, batch: Any) -> torch.Tensor:
+        """Return the mean loss of a batch whose logits these are."""
+        raise NotImplementedError
+
+    def loss(self, model: Model, batch: Any) -> torch.Tensor:
+        """Return the mean loss of a batch."""
+        batch = self.settled(model, batch)
+        return self.loss_of(self.logits(model, batch), batch)
+
+    def divergence(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Return KL(p||q) + KL(q||p) of the soft-maxes of two batches' logits, mean over examples.
+
+        A soft-max even where the loss is binary cross-entropy, as VILLA has it for VQA and VE (official-models 6).
+        """
+        return symmetric_kl(F.log_softmax(first, -1), F.log_softmax(second, -1)).mean()
+
+
+def symmetric_kl(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Return KL(p||q) + KL(q||p) [...] of log-probabilities [..., classes], summed over classes."""
+    return ((first.exp() - second.exp()) * (first - second)).sum(-1)
 
 
 def evaluation_batches(lengths: np.ndarray, tokens: int = 8192) -> Iterator[np.ndarray]:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from vltickets.data import Expressions, Inputs, Source, assemble
 from vltickets.specs import Refcoco
 from vltickets.tasks.heads import two_layers
-from vltickets.tasks.protocol import PLAIN_TYPES, Evaluation, Model, evaluation_batches
+from vltickets.tasks.protocol import PLAIN_TYPES, Evaluation, LogitTask, Model, evaluation_batches, symmetric_kl
 
 PADDING_SCORE = -1e4
 OVERLAP = 0.5
@@ -44,7 +44,7 @@ class RefcocoBatch:
     targets: torch.Tensor
 
 
-class RefcocoTask:
+class RefcocoTask(LogitTask):
     """Referring expressions. Blind models keep the boxes and lose the features (protocol)."""
 
     name = "refcoco"
@@ -75,11 +75,19 @@ class RefcocoTask:
         inputs = assemble(data.texts, examples, data.regions, data.images[examples])
         return inputs.without_sight(keep_boxes=True) if self.spec.blind else inputs
 
-    def loss(self, model: Model, batch: RefcocoBatch) -> torch.Tensor:
-        """Return the cross-entropy over an image's regions, summed over the batch as officially."""
+    def logits(self, model: Model, batch: RefcocoBatch) -> torch.Tensor:
+        """Return the scores [b, r] of an image's regions; padding has -10,000, and so probability 0."""
         inputs = batch.inputs.to(model.device)
-        scores = model.head(model.backbone(inputs).regions, inputs.region_mask).float()
-        return F.cross_entropy(scores, batch.targets.to(scores.device), reduction="sum")
+        scores: torch.Tensor = model.head(model.backbone(inputs).regions, inputs.region_mask).float()
+        return scores
+
+    def loss_of(self, logits: torch.Tensor, batch: RefcocoBatch) -> torch.Tensor:
+        """Return the cross-entropy over an image's regions, summed over the batch as officially."""
+        return F.cross_entropy(logits, batch.targets.to(logits.device), reduction="sum")
+
+    def divergence(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Return the symmetric KL over an image's regions, summed over the batch as the loss is."""
+        return symmetric_kl(F.log_softmax(first, -1), F.log_softmax(second, -1)).sum()
 
     def evaluate(self, model: Model, split: str) -> Evaluation:
         """Return accuracy on ground-truth boxes and, unless the spec asks for those, on detected ones, the headline."""

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from vltickets.backbones import UniterBackbone
 from vltickets.data import Captions, Inputs, Ragged, Source, assemble
 from vltickets.specs import Retrieval
 from vltickets.tasks.matching import PairTask, draw_others
-from vltickets.tasks.protocol import Evaluation, Model
+from vltickets.tasks.protocol import Evaluation, Model, symmetric_kl
 from vltickets.tasks.ranking import recalls, score_all_pairs, score_in_official_batches
 
 DEPTHS = (1, 5, 10)
@@ -56,12 +57,21 @@ class RetrievalTask(PairTask):
         images = _wrong_images(data, rng, examples, self.spec.negatives)
         return [_with_wrong(data, examples, images, _wrong_captions(data, rng, examples, 1))]
 
-    def loss(self, model: Model, batch: list[Pairs]) -> torch.Tensor:
+    def settled(self, model: Model, batch: list[Pairs]) -> list[Pairs]:
+        """Return the pairs that count: with `hard_negatives` the hardest of each pool, as the model sees them now."""
+        return [self._hardest(model, pairs) for pairs in batch] if self.spec.hard_negatives else batch
+
+    def logits(self, model: Model, batch: list[Pairs]) -> torch.Tensor:
+        """Return scores [1 or 2 pools, groups, 1 + wrong]; each pool goes through the model by itself."""
+        return torch.stack([self._scores(model, pairs) for pairs in batch])
+
+    def loss_of(self, logits: torch.Tensor, batch: list[Pairs]) -> torch.Tensor:
         """Return the mean over wrong pairs of max(0, margin + sigmoid(wrong) - sigmoid(right))."""
-        if self.spec.hard_negatives:
-            batch = [self._hardest(model, pairs) for pairs in batch]
-        losses = [rank_loss(self._scores(model, pairs), self.spec.margin).mean() for pairs in batch]
-        return torch.stack(losses).mean()
+        return torch.stack([rank_loss(scores, self.spec.margin).mean() for scores in logits]).mean()
+
+    def divergence(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Return the symmetric KL of each pair being right or not, by the sigmoid of its score; mean over pairs."""
+        return symmetric_kl(*(F.logsigmoid(torch.stack([-scores, scores], -1)) for scores in (first, second))).mean()
 
     def _hardest(self, model: Model, pairs: Pairs) -> Pairs:
         was_training = model.training

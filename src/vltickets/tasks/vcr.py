@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from vltickets.data import Choices, Inputs, Ragged, Source, Vocabulary, assemble, joined
 from vltickets.specs import Vcr
 from vltickets.tasks.heads import two_layers
-from vltickets.tasks.protocol import Evaluation, Model, evaluation_batches
+from vltickets.tasks.protocol import Evaluation, LogitTask, Model, evaluation_batches
 
 CANDIDATES = 4
 QUESTION_TYPE, ANSWER_TYPE, RATIONALE_TYPE = 0, 2, 3
@@ -43,7 +43,7 @@ class VcrBatch:
     labels: torch.Tensor
 
 
-class VcrTask:
+class VcrTask(LogitTask):
     """Visual commonsense reasoning. Training example 2i is item i as Q→A, example 2i + 1 the same as QA→R."""
 
     name = "vcr"
@@ -81,10 +81,18 @@ class VcrTask:
         labels = torch.from_numpy((np.arange(CANDIDATES) == right[:, None]).astype(np.int64).ravel())
         return VcrBatch(inputs.without_sight() if self.spec.blind else inputs, labels)
 
-    def loss(self, model: Model, batch: VcrBatch) -> torch.Tensor:
+    def logits(self, model: Model, batch: VcrBatch) -> torch.Tensor:
+        """Return [candidates, 2] of wrong and right."""
+        logits: torch.Tensor = model.head(model.backbone(batch.inputs.to(model.device)).pooled).float()
+        return logits
+
+    def loss_of(self, logits: torch.Tensor, batch: VcrBatch) -> torch.Tensor:
         """Return the two-way cross-entropy of each candidate, mean over candidates."""
-        logits = model.head(model.backbone(batch.inputs.to(model.device)).pooled).float()
         return F.cross_entropy(logits, batch.labels.to(logits.device))
+
+    def divergence(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Return the symmetric KL, mean over candidates *and* the two classes: half of the sum, as VILLA has it."""
+        return super().divergence(first, second) / first.shape[-1]
 
     def evaluate(self, model: Model, split: str) -> Evaluation:
         """Return Q→A, QA→R under the right answer, and Q→AR, the headline: both right."""

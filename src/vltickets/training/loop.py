@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from torch import nn
 from vltickets.data import BatchPlan, stream, stream_seed
 from vltickets.specs import Recipe
 from vltickets.tasks import Evaluation, Model, Task
+from vltickets.training.adversarial import adversary_of
 from vltickets.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from vltickets.training.schedule import learning_rate
 
@@ -73,6 +75,9 @@ def train(
     plan = BatchPlan(
         task.lengths(), tokens=recipe.batch_tokens, examples=recipe.batch_examples, task=task.name, seed=seed
     )
+    # Not accelerate's own autocast: its precision is fixed for the whole process, a recipe's is not.
+    autocast = partial(torch.autocast, model.device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+    adversary = adversary_of(wrapped, task, recipe, autocast, accelerator.backward)
     point = max(recipe.steps // CURVE_POINTS, 1)
     started, kept = time.perf_counter() - state.seconds, time.monotonic()
 
@@ -82,13 +87,16 @@ def train(
         examples, rng, value = plan(step), stream(task.name, seed, "batch", step), 0.0
         for part in np.array_split(examples, min(recipe.accumulation, len(examples))):
             batch = task.batch(part, rng)
-            # Not accelerate's own autocast: its precision is fixed for the whole process, a recipe's is not.
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                loss = task.loss(wrapped, batch) * (len(part) / len(examples))
-            value += loss.item()
+            share = len(part) / len(examples)
+            if adversary is not None:
+                value += adversary.gradients(batch, share, step)
+            else:
+                with autocast():
+                    loss = task.loss(wrapped, batch) * share
+                value += loss.item()
+                accelerator.backward(loss)
             if not math.isfinite(value):
                 raise Diverged(f"the loss is {value} at step {step}; try a lower learning rate or a longer warm-up")
-            accelerator.backward(loss)
         for hook in hooks:
             hook.before_step(model)
         norm = accelerator.clip_grad_norm_(wrapped.parameters(), recipe.clip)
