@@ -150,7 +150,8 @@ def _names(planned: Planned) -> dict[str, str]:
     names: dict[str, str] = {item.node.digest: item.node.kind for item in planned.work}
     for cell in planned.cells:
         level = f" {cell.sparsity:.0%}" if cell.sparsity else ""
-        names[cell.node.digest] = f"{cell.baseline}{level} seed {cell.seed}"
+        where = f" on {cell.task}" if cell.task else ""
+        names[cell.node.digest] = f"{cell.baseline}{level}{where} seed {cell.seed}"
     return names
 
 

@@ -12,10 +12,12 @@ import typer
 from vltickets.cli.console import duration, following, screen, typed
 from vltickets.errors import UserError
 from vltickets.store import Store, export_records, import_records
-from vltickets.studies.config import Study, load_study
+from vltickets.studies.config import Study
+from vltickets.studies.loading import load_study, load_ticket_study
+from vltickets.studies.paper_config import Paper
 
 if TYPE_CHECKING:
-    from vltickets.reports import Results
+    from vltickets.reports import PaperResults, Results
 
 study_app = typer.Typer(no_args_is_help=True, help="Run, watch, carry and report studies.")
 
@@ -44,7 +46,7 @@ def demo(
 ) -> None:
     """Find a ticket in the embedded world, test it against the baselines, and write report.html."""
     chosen = [*(settings or []), *(['start="pretrained"'] if pretrain else [])]
-    study = load_study(preset, tuple(chosen))
+    study = load_ticket_study(preset, tuple(chosen))
     if study.data != "world":
         raise UserError(
             f"the demo runs in the embedded world; for {preset} use: vltickets study run {preset} --data DIR"
@@ -121,15 +123,28 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", help="Where to write the page. Default: STORE/NAME.html.")
     ] = None,
-    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the table as Markdown too.")] = None,
-    figure: Annotated[Path | None, typer.Option("--figure", help="Write the figure as PNG or SVG too.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the tables as Markdown too.")] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option("--figure", help="Write the figure as PNG or SVG too; of several, FILE.NAME.png for each."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the table, the figure and the page from a store, without running anything."""
+    """Make the tables, the figures and the page from a store, without running anything."""
     from vltickets import reports
 
-    results = reports.read_results(Store(store), name)
-    page = out or store / f"{name}.html"
+    found, page = Store(store), out or store / f"{name}.html"
+    if found.study(name).get("study") == "paper":
+        paper = reports.read_paper(found, name)
+        reports.write_paper_page(paper, page)
+        if markdown is not None:
+            markdown.write_text(reports.paper_markdown(paper), encoding="utf-8")
+        if figure is not None:
+            for artefact, picture in reports.paper_figures(paper).items():
+                figure.with_suffix(f".{artefact}.png").write_bytes(picture)
+        _show_paper(paper, as_json, f"page: {page}")
+        return
+    results = reports.read_results(found, name)
     reports.write_page(results, page)
     if markdown is not None:
         markdown.write_text(reports.markdown_table(results), encoding="utf-8")
@@ -143,7 +158,7 @@ def report(
 
 def _run(
     name: str,
-    study: Study,
+    study: Study | Paper,
     store: Store,
     data: Path | None,
     workers: int | None,
@@ -159,7 +174,9 @@ def _run(
     started = time.perf_counter()
     console = screen(to_stderr=as_json)
     console.print(f"{study.title}\n{study.note}".strip(), soft_wrap=True)
-    wanted = ("imp", study.quoted[-1], study.seeds[0]) if ticket and study.quoted else None
+    wanted = None
+    if ticket and isinstance(study, Study) and study.quoted:
+        wanted = ("imp", study.quoted[-1], study.seeds[0])
     planned = plan_study(name, study, store, data, weights_of=wanted)
     processes = working_processes() if workers is None else workers
     console.print(
@@ -169,9 +186,15 @@ def _run(
     )
     with following(planned, console) as listen:
         run_study(planned, store, workers=processes, listen=listen, command=typed())
+    last_line = f"done in {duration(time.perf_counter() - started)}; page: {page}"
+    if isinstance(study, Paper):
+        paper = reports.read_paper(store, name)
+        reports.write_paper_page(paper, page)
+        _show_paper(paper, as_json, last_line)
+        return
     results = reports.read_results(store, name)
     reports.write_page(results, page)
-    _show(results, as_json, f"done in {duration(time.perf_counter() - started)}; page: {page}")
+    _show(results, as_json, last_line)
 
 
 def _show(results: Results, as_json: bool, last_line: str) -> None:
@@ -183,6 +206,16 @@ def _show(results: Results, as_json: bool, last_line: str) -> None:
         return
     reports.print_table(results, screen())
     screen().print(last_line, soft_wrap=True)
+
+
+def _show_paper(results: PaperResults, as_json: bool, last_line: str) -> None:
+    from vltickets import reports
+
+    if as_json:
+        print(json.dumps(reports.paper_rows(results)))
+    else:
+        reports.print_paper(results, screen())
+    screen(to_stderr=as_json).print(last_line, soft_wrap=True)
 
 
 def _save_ticket(name: str, study: Study, store: Store, out: Path, quiet: bool) -> None:

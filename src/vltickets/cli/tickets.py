@@ -27,8 +27,8 @@ def find(
     as_json: JsonOption = False,
 ) -> None:
     """Find one ticket by iterative magnitude pruning, test it, and write it to a file."""
-    from vltickets.specs import changed
-    from vltickets.studies.config import load_study
+    from vltickets.specs import Train, changed
+    from vltickets.studies.loading import load_ticket_study
     from vltickets.studies.run import plan_study, run_study
     from vltickets.studies.scoring import ticket_of
     from vltickets.tickets import save_ticket, zeros_at
@@ -37,7 +37,7 @@ def find(
         raise UserError(f"sparsity {sparsity} removes nothing; for 70 % write 0.7")
     if out.is_dir():
         raise UserError(f"{out} is a folder; name the file to write with --out FILE.safetensors")
-    recipe = load_study(preset, tuple(settings or ()))
+    recipe = load_ticket_study(preset, tuple(settings or ()))
     levels = (*(level for level in recipe.levels if level < sparsity), sparsity)
     study = changed(
         recipe, levels=levels, random_levels=None, quoted=(sparsity,), seeds=(seed,), baselines=("full", "imp")
@@ -50,6 +50,7 @@ def find(
     with following(planned, console) as listen:  # in this process: a search's rounds follow one another
         run_study(planned, results, workers=0, listen=listen, command=typed())
     cell = planned.cells[-1]
+    assert isinstance(cell.node, Train)
     ticket = ticket_of(cell.node, results)
     save_ticket(ticket, out)
     full = results.record(planned.cells[0].node.digest).metrics["score"]

@@ -27,12 +27,12 @@ def make(
 ) -> None:
     """Pre-train θ₀ and its text-only parent as a recipe says, and write them as fp16 safetensors with their record."""
     from vltickets.specs import Train, Trained
-    from vltickets.studies.config import load_study
     from vltickets.studies.executors import execute
-    from vltickets.studies.first_ticket import starts
     from vltickets.studies.graph import plan
+    from vltickets.studies.loading import load_study
     from vltickets.studies.run import plan_study
     from vltickets.studies.shipping import write_weights
+    from vltickets.studies.starts import starts
 
     study = load_study(preset, (*(settings or ()), 'start="pretrained"'))
     results = Store(store)

@@ -6,16 +6,25 @@ Knows no training: a report is made on a laptop from a copied store. `read_resul
 from vltickets.reports.figures import figure_png, figure_svg
 from vltickets.reports.markdown import markdown_table
 from vltickets.reports.page import write_page
+from vltickets.reports.paper_page import paper_figures, paper_markdown, paper_rows, print_paper, write_paper_page
+from vltickets.reports.paper_results import PaperResults, read_paper
 from vltickets.reports.results import Results, read_results, rows_as_json
 from vltickets.reports.terminal import print_table
 
 __all__ = [
+    "PaperResults",
     "Results",
     "figure_png",
     "figure_svg",
     "markdown_table",
+    "paper_figures",
+    "paper_markdown",
+    "paper_rows",
+    "print_paper",
     "print_table",
+    "read_paper",
     "read_results",
     "rows_as_json",
     "write_page",
+    "write_paper_page",
 ]

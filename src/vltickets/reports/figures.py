@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import itertools
-import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from vltickets.reports.results import DENSE, Results, Row
-
-INK = "#1b1f24"
-PAPER = "#ffffff"
-GREY = "#767b82"
+from vltickets.reports.style import GREY, INK, PAPER, drawing_style, png_bytes, svg_text
 
 
 @dataclass(frozen=True)
@@ -48,71 +40,22 @@ LEARNING = ("full", "imp", "random")
 
 def figure_svg(results: Results) -> str:
     """Return score against sparsity as SVG text: the same results, the same bytes."""
-    return _svg(_scores(results), "scores")
+    return svg_text(_scores(results), "scores")
 
 
 def figure_png(results: Results) -> bytes:
     """Return score against sparsity as a PNG picture."""
-    with _style():
-        figure = _scores(results)
-        FigureCanvasAgg(figure)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})
-    return buffer.getvalue()
+    return png_bytes(_scores(results))
 
 
 def learning_svg(results: Results) -> str | None:
     """Return the learning curves of a few runs as SVG text, or None where no record holds a curve."""
     curves = list(_learning_curves(results))
-    return _svg(_learning(curves), "learning") if curves else None
-
-
-def inline(svg: str) -> str:
-    """Return an SVG fit to stand in a page: no prolog, no name spaces, and the page's own ink and paper.
-
-    Ids that nothing refers to go: they are numbers of parts, the same in every figure, and a page's ids are unique.
-    """
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(r' xmlns(?::\w+)?="[^"]*"', "", body)
-    body = re.sub(
-        r'<svg ([^>]*?)\s?width="[^"]*"', r"<svg \1", re.sub(r' height="[\d.]+pt"', "", body, count=1), count=1
-    )
-    body = re.sub(r' id="([^"]*)"', lambda match: match[0] if f"#{match[1]}" in body else "", body)
-    return body.replace(INK, "currentColor").replace(PAPER, "var(--paper)").strip()
-
-
-@contextmanager
-def _style(salt: str = "scores") -> Iterator[None]:
-    """Settings for one figure. `salt` makes the ids in its SVG: always the same, others in each figure of a page."""
-    settings: Any = {
-        "svg.hashsalt": salt,
-        "svg.fonttype": "none",
-        "font.family": ["DejaVu Sans", "sans-serif"],
-        "font.size": 9.5,
-        "text.color": INK,
-        "axes.edgecolor": INK,
-        "axes.labelcolor": INK,
-        "axes.linewidth": 0.7,
-        "axes.facecolor": PAPER,
-        "figure.facecolor": PAPER,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "legend.frameon": False,
-    }
-    with mpl.rc_context(settings):
-        yield
-
-
-def _svg(figure: Figure, salt: str) -> str:
-    buffer = io.StringIO()
-    with _style(salt):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+    return svg_text(_learning(curves), "learning") if curves else None
 
 
 def _axes(height: float, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
-    with _style():
+    with drawing_style():
         figure = Figure(figsize=(7.6, height), layout="constrained")
         axes = figure.add_subplot()
         axes.set_xlabel(xlabel)
@@ -126,7 +69,7 @@ def _axes(height: float, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 
 def _scores(results: Results) -> Figure:
     figure, axes = _axes(4.6, "sparsity: prunable weights removed (%)", f"{results.metric} (%)")
-    with _style():
+    with drawing_style():
         drawn = [row for row in results.rows if row.mean is not None and row.baseline in MARKS]
         _draw_curves(axes, results, drawn)
         lines = _reference_lines(results)
@@ -292,7 +235,7 @@ def _smooth(curve: Sequence[tuple[int, float]], most: int = 60) -> list[tuple[in
 
 def _learning(curves: Sequence[tuple[str, str, str, list[tuple[int, float]]]]) -> Figure:
     figure, axes = _axes(2.7, "step", "training loss")
-    with _style():
+    with drawing_style():
         for label, colour, style, curve in curves:
             axes.plot(*zip(*curve, strict=True), color=colour, linestyle=style, linewidth=1.4, label=label)
         axes.margins(x=0.02)

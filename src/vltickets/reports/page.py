@@ -9,13 +9,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from vltickets.reports import wording
-from vltickets.reports.figures import figure_svg, inline, learning_svg
+from vltickets.reports.figures import figure_svg, learning_svg
 from vltickets.reports.finding import finding, warnings
 from vltickets.reports.results import Results, Row
+from vltickets.reports.style import inline
 from vltickets.store import write_file
 
 
@@ -35,16 +36,11 @@ def write_page(results: Results, path: Path) -> None:
 
 def page_html(results: Results) -> str:
     """Return the page. Everything that comes from the store is escaped; only our own figures are taken as markup."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
-        "score": wording.score,
-        "percent": wording.percent,
-        "duration": wording.duration,
-    }
-    template = environment.from_string(resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
+    template = page_template("page.html")
     learning = learning_svg(results)
     costs = list(_costs(results))
     return template.render(
+        css=page_css(),
         results=results,
         study=results.study,
         wording=wording,
@@ -58,10 +54,26 @@ def page_html(results: Results) -> str:
         count=sum(cost.runs for cost in costs),
         machines=_machines(results),
         groups=_groups(results),
-        recipe=list(_flat(results.study.get("recipe") or {})),
+        recipe=list(flat(results.study.get("recipe") or {})),
         baselines={name: text for name, text in wording.BASELINES.items() if results.rows_of(name)},
         metric_text=_metric_text,
     )
+
+
+def page_template(name: str) -> Template:
+    """Return a page's template. Everything that is put in is escaped unless it is marked as ours."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "score": wording.score,
+        "percent": wording.percent,
+        "duration": wording.duration,
+    }
+    return environment.from_string(resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))
+
+
+def page_css() -> Markup:
+    """Return the style that all pages share."""
+    return Markup(resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8"))
 
 
 def _metric_text(value: float | None) -> str:
@@ -115,10 +127,10 @@ def _groups(results: Results) -> list[tuple[Row, list[dict[str, Any]]]]:
     return groups
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Yield a nested configuration as dotted names and values, as `--set` takes them."""
     for name, item in value.items():
         if isinstance(item, Mapping):
-            yield from _flat(item, f"{prefix}{name}.")
+            yield from flat(item, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)

@@ -1,14 +1,12 @@
-"""A study's recipe: what a TOML file may say, and what the presets say."""
+"""What a study's recipe may say: what all have in common, and the study of one ticket."""
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from vltickets.errors import unknown
 from vltickets.specs import (
     OFFICIAL_OBJECTIVES,
     TASK_KINDS,
@@ -18,9 +16,7 @@ from vltickets.specs import (
     TaskSpec,
     Uniter,
     parse,
-    read_toml,
     sized,
-    with_setting,
 )
 
 Baseline = Literal[
@@ -40,6 +36,7 @@ Baseline = Literal[
 ]
 
 
+TaskName = Literal["vqa", "gqa", "vcr", "nlvr2", "nlvr1", "snli_ve", "refcoco", "retrieval", "matching"]
 METRICS = {"vcr": "Q→AR", "retrieval": "image R@1"}  # the headline of tasks that are not scored by plain accuracy
 
 
@@ -85,66 +82,46 @@ class Schedule(Spec):
     until: float = Field(0.9, gt=0, lt=1)
 
 
-class Study(Spec):
-    """A ticket, searched and tested: one task, one start, sparsities, seeds and baselines.
+class Common(Spec):
+    """What every kind of study says: the data, the backbone, where its θ₀ comes from, and the seeds."""
 
-    `levels` are the rounds of the search and the sparsities of `imp`: a list, or in a recipe a table that `Schedule`
-    describes; `random` runs at them too unless `random_levels` names fewer; the other sparse baselines run at `quoted`.
-    """
-
-    study: Literal["first-ticket"] = "first-ticket"
     title: str
     note: str = ""
     data: Literal["world", "folder"] = "world"
     layout: Literal["official", "flickr8k", "photos"] | None = Field(None, description="of the folder; else it is seen")
     world: WorldSize = WorldSize()
     backbone: Literal["tiny", "real", "small", "base", "large"] = "tiny"
-    task: Literal["vqa", "gqa", "vcr", "nlvr2", "nlvr1", "snli_ve", "refcoco", "retrieval", "matching"] = "vqa"
-    options: dict[str, Any] = Field({}, description="the task's own keys, such as head, boxes, hard_negatives")
     split: str = "test"
     start: Literal["shipped", "pretrained", "fresh", "imported"] = "pretrained"
     weights: str | None = Field(None, description="the file of imported weights, for start = 'imported'")
     pretraining: Pretrain | None = None
-    training: Recipe
     levels: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-    random_levels: tuple[float, ...] | None = None
-    quoted: tuple[float, ...] = (0.7,)
     seeds: tuple[int, ...] = (0, 1, 2)
-    baselines: tuple[Baseline, ...] = ("full", "full-2x", "blind", "imp", "random", "shuffled-within", "one-shot")
-    rewind: float = Field(0.0, ge=0, lt=1, description="share of the steps to rewind to, instead of θ₀")
 
     @model_validator(mode="after")
-    def _sound(self) -> Study:
+    def _grounded(self) -> Self:
         if (
             not self.levels
             or list(self.levels) != sorted(set(self.levels))
             or not 0 < self.levels[0] <= self.levels[-1] < 1
         ):
             raise ValueError(f"levels = {self.levels}: sparsities must rise, inside (0, 1)")
-        for name, chosen in (("quoted", self.quoted), ("random_levels", self.random_levels or ())):
-            if odd := [level for level in chosen if level not in self.levels]:
-                raise ValueError(f"{name} = {chosen}: {odd[0]} is not among the levels")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds = {self.seeds}: at least one seed, none twice")
-        stages = self.pretraining if self.start == "pretrained" else None
-        if "text-only" in self.baselines and stages is not None and stages.text is None and stages.start is None:
-            raise ValueError("the baseline text-only needs a table [pretraining.text]: the weights θ₀ started from")
         if self.start == "shipped" and (self.backbone, self.data) != ("tiny", "world"):
             raise ValueError("start = 'shipped' is for the tiny backbone in the embedded world; use 'pretrained'")
         if (self.start == "imported") != (self.weights is not None):
             raise ValueError("start = 'imported' and weights = 'FILE.safetensors' go together")
-        if self.start == "imported" and "text-only" in self.baselines:
-            raise ValueError("the baseline text-only is for weights pre-trained here; leave it out with 'imported'")
         if self.data == "world" and self.split not in ("dev", "test"):
             raise ValueError(f"split = {self.split!r}: the embedded world is scored on dev or test")
         if self.start == "pretrained" and self.pretraining is None:
             raise ValueError("start = 'pretrained' needs a table [pretraining]")
         return self
 
-    @property
-    def metric(self) -> str:
-        """What the score is called."""
-        return METRICS.get(self.task, "accuracy")
+    def among_levels(self, name: str, chosen: tuple[float, ...]) -> None:
+        """Raise `ValueError` unless every chosen sparsity is a round of the search."""
+        if odd := [level for level in chosen if level not in self.levels]:
+            raise ValueError(f"{name} = {chosen}: {odd[0]} is not among the levels")
 
     @property
     def uniter(self) -> Uniter:
@@ -159,50 +136,46 @@ class Study(Spec):
         stages = self.pretraining if self.start == "pretrained" else None
         return None if stages is None or stages.start is None else Path(stages.start)
 
+
+def task_on(name: str, options: dict[str, Any], data: Any, split: str, *, blind: bool = False) -> TaskSpec:
+    """Return a task over a source of data, with a recipe's options for it."""
+    values = {**options, "kind": name, "data": data, "split": split, "blind": blind}
+    task: TaskSpec = parse(TASK_KINDS[name], values, f"options of the task {name}")  # type: ignore[assignment]
+    return task
+
+
+class Study(Common):
+    """A ticket, searched and tested: one task, one start, sparsities, seeds and baselines.
+
+    `levels` are the rounds of the search and the sparsities of `imp`: a list, or in a recipe a table that `Schedule`
+    describes; `random` runs at them too unless `random_levels` names fewer; the other sparse baselines run at `quoted`.
+    """
+
+    study: Literal["first-ticket"] = "first-ticket"
+    task: TaskName = "vqa"
+    options: dict[str, Any] = Field({}, description="the task's own keys, such as head, boxes, hard_negatives")
+    training: Recipe
+    random_levels: tuple[float, ...] | None = None
+    quoted: tuple[float, ...] = (0.7,)
+    baselines: tuple[Baseline, ...] = ("full", "full-2x", "blind", "imp", "random", "shuffled-within", "one-shot")
+    rewind: float = Field(0.0, ge=0, lt=1, description="share of the steps to rewind to, instead of θ₀")
+
+    @model_validator(mode="after")
+    def _sound(self) -> Study:
+        self.among_levels("quoted", self.quoted)
+        self.among_levels("random_levels", self.random_levels or ())
+        stages = self.pretraining if self.start == "pretrained" else None
+        if "text-only" in self.baselines and stages is not None and stages.text is None and stages.start is None:
+            raise ValueError("the baseline text-only needs a table [pretraining.text]: the weights θ₀ started from")
+        if self.start == "imported" and "text-only" in self.baselines:
+            raise ValueError("the baseline text-only is for weights pre-trained here; leave it out with 'imported'")
+        return self
+
+    @property
+    def metric(self) -> str:
+        """What the score is called."""
+        return METRICS.get(self.task, "accuracy")
+
     def task_on(self, data: Any, *, blind: bool = False) -> TaskSpec:
         """Return the study's task over a source of data."""
-        values = {**self.options, "kind": self.task, "data": data, "split": self.split, "blind": blind}
-        task: TaskSpec = parse(TASK_KINDS[self.task], values, f"options of the task {self.task}")  # type: ignore[assignment]
-        return task
-
-
-def presets() -> dict[str, Path]:
-    """Return the recipes that come with the package, by name."""
-    folder = resources.files("vltickets") / "recipes"
-    return {Path(str(item)).stem: Path(str(item)) for item in folder.iterdir() if item.name.endswith(".toml")}
-
-
-def load_study(name: str, settings: tuple[str, ...] = ()) -> Study:
-    """Return a preset, or the recipe in a TOML file, with `a.b=value` settings applied.
-
-    Raises `UserError` that names the nearest preset, or the file and the key that does not fit.
-    """
-    known = presets()
-    path = known.get(name) or Path(name)
-    if name not in known and path.suffix != ".toml":
-        raise unknown("study or preset", name, known)
-    values = read_toml(path)
-    for setting in settings:
-        values = with_setting(values, setting)
-    where = str(path) if name not in known else f"recipe {name}"
-    if isinstance(values.get("levels"), dict):
-        values["levels"] = levels_of(parse(Schedule, values["levels"], f"{where}, levels"))
-    _resolve(values, "weights", path.parent)
-    if isinstance(values.get("pretraining"), dict):
-        _resolve(values["pretraining"], "start", path.parent)
-    return parse(Study, values, where)
-
-
-def _resolve(values: dict[str, Any], key: str, folder: Path) -> None:
-    """Make a file's name relative to the recipe's folder where it is there, else to the current one."""
-    name = values.get(key)
-    if isinstance(name, str) and (folder / name).exists():
-        values[key] = str(folder / name)
-
-
-def levels_of(schedule: Schedule) -> tuple[float, ...]:
-    """Return the levels of a schedule, to four digits."""
-    from vltickets.tickets import schedules  # not above: it brings torch, for which no recipe should wait
-
-    rule = schedules.linear if schedule.schedule == "linear" else schedules.geometric
-    return tuple(round(level, 4) for level in rule(schedule.rate, schedule.until))
+        return task_on(self.task, self.options, data, self.split, blind=blind)

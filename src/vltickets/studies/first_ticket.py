@@ -5,17 +5,13 @@ A study is a function that yields cells, each a labelled node, and nothing more.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 
-from vltickets.errors import UserError
 from vltickets.specs import (
     DataSpec,
     Fresh,
-    Imported,
     MaskSource,
     OneShot,
-    Pretraining,
     Prune,
     RandomMask,
     Recipe,
@@ -23,12 +19,12 @@ from vltickets.specs import (
     Shuffled,
     Start,
     Train,
-    Trained,
     changed,
 )
-from vltickets.studies.config import Pretrain, Stage, Study
+from vltickets.studies.config import Study
 from vltickets.studies.graph import Cell
-from vltickets.tickets import iterative_magnitude_pruning, shipped
+from vltickets.studies.starts import starts
+from vltickets.tickets import iterative_magnitude_pruning
 
 RANDOM_START = 1_000_000  # far from pre-training's seed: random-start must not be what θ₀ was pre-trained from
 
@@ -38,54 +34,6 @@ def first_ticket(study: Study, data: DataSpec) -> Iterator[Cell]:
     theta0, text_only = starts(study, data)
     for seed in study.seeds:
         yield from _one_seed(study, data, theta0, text_only, seed)
-
-
-def starts(study: Study, data: DataSpec) -> tuple[Start, Start | None]:
-    """Return θ₀ and its text-only parent θ₀′ (None where θ₀ had no text-only stage)."""
-    if study.start == "shipped":
-        return shipped("theta0"), shipped("text-only")
-    if study.start == "fresh":  # for data that nothing was pre-trained on
-        return Fresh(), None
-    if study.start == "imported":
-        return imported(study), None
-    assert study.pretraining is not None
-    text, theta0 = pretraining_nodes(study, study.pretraining, data)
-    if study.pretraining.start is not None:
-        return Trained(train=theta0), imported(study)
-    return Trained(train=theta0), None if text is None else Trained(train=text)
-
-
-def imported(study: Study) -> Imported:
-    """Return the spec of the study's file of imported weights; a missing file is a `UserError`."""
-    path = study.weight_file
-    assert path is not None
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; `vltickets weights import` makes it")
-    with path.open("rb") as file:
-        return Imported(name=path.stem, sha256=hashlib.file_digest(file, "sha256").hexdigest())
-
-
-def pretraining_nodes(study: Study, pretrain: Pretrain, data: DataSpec) -> tuple[Train | None, Train]:
-    """Return the trainings that make θ₀′ (None without a text-only stage) and θ₀."""
-    start: Start = Fresh(seed=pretrain.seed) if pretrain.start is None else imported(study)
-    text = None
-    if pretrain.text is not None:
-        text = _stage(study, pretrain.text, data, start, pretrain.seed, text_only=True)
-        start = Trained(train=text)
-    return text, _stage(study, pretrain.vision_language, data, start, pretrain.seed, text_only=False)
-
-
-def _stage(study: Study, stage: Stage, data: DataSpec, start: Start, seed: int, *, text_only: bool) -> Train:
-    task = Pretraining(
-        data=data,
-        split="dev",
-        objectives=stage.objectives,
-        foils=stage.foils,
-        mask_words=stage.mask_words,
-        mask_regions=stage.mask_regions,
-        text_only=text_only,
-    )
-    return Train(backbone=study.uniter, task=task, start=start, recipe=stage.training, seed=seed)
 
 
 def _one_seed(study: Study, data: DataSpec, theta0: Start, text_only: Start | None, seed: int) -> Iterator[Cell]:

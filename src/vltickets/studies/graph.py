@@ -11,12 +11,19 @@ from vltickets.store import Store
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a study: which baseline, at which sparsity, for which seed, and the training that gives it."""
+    """One number of a study: which baseline, at which sparsity, for which seed, and the training that gives it.
+
+    Where a study has several tasks, `task` says which one is scored, `baseline` where its mask comes from, and
+    `artefacts` which tables and figures show it; `adversarial`: fine-tuned that way. A cell may also be a mask alone.
+    """
 
     baseline: str
     sparsity: float
     seed: int
-    node: Train
+    node: Node
+    task: str = ""
+    adversarial: bool = False
+    artefacts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

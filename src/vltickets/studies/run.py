@@ -11,13 +11,15 @@ from vltickets.backbones.checkpoints import read_about
 from vltickets.data import check_folder, open_source, register_folder
 from vltickets.errors import UserError
 from vltickets.scenes import WORLD_VERSION
-from vltickets.specs import DataSpec, Train, Uniter, World
+from vltickets.specs import DataSpec, TaskSpec, Train, Uniter, World
 from vltickets.store import Store, check_study_name
-from vltickets.studies.config import Study
+from vltickets.studies.config import Common, Study, task_on
 from vltickets.studies.executors import Listener, execute
 from vltickets.studies.first_ticket import first_ticket
 from vltickets.studies.graph import Cell, Work, plan, steps_of
 from vltickets.studies.oracle import oracle_score
+from vltickets.studies.paper import paper
+from vltickets.studies.paper_config import Paper
 from vltickets.tasks import build_task
 from vltickets.tasks.answering import AnsweringTask
 from vltickets.tasks.linear import ridge_answers, ridge_matching
@@ -28,7 +30,7 @@ class Planned:
     """A study ready to run: its cells, the work that is left, and the seconds that making the data took."""
 
     name: str
-    study: Study
+    study: Study | Paper
     cells: tuple[Cell, ...]
     work: tuple[Work, ...]
     data: DataSpec
@@ -42,7 +44,7 @@ class Planned:
 
 def plan_study(
     name: str,
-    study: Study,
+    study: Study | Paper,
     store: Store,
     folder: Path | None,
     *,
@@ -66,9 +68,9 @@ def plan_study(
     if study.weight_file is not None:
         store.put_imported(study.weight_file)
     open_source(data, store)
-    cells = tuple(first_ticket(study, data))
+    cells = tuple(paper(study, data) if isinstance(study, Paper) else first_ticket(study, data))
     for cell in cells:
-        if store.has(cell.node):
+        if isinstance(cell.node, Train) and store.has(cell.node):
             store.arrays(cell.node.digest, "items")  # a corrupted result is refused before anything is run
     wanted = {cell.node.digest for cell in cells if (cell.baseline, cell.sparsity, cell.seed) == weights_of}
     work = tuple(plan((cell.node for cell in cells), store, weights=wanted))
@@ -104,30 +106,38 @@ def note_study(
     """Keep a study's cells in the store. `phases` are the seconds of all sittings so far; `rows` those that are not
     trainings (chance, a linear model)."""
     study = planned.study
-    chance = next((row["mean"] for row in rows or [] if row["baseline"] == "chance"), None)
     store.put_study(
         planned.name,
         {
             "study": study.study,
             "name": planned.name,
             "title": study.title,
-            "task": study.task,
-            "metric": study.metric,
+            **_of_its_kind(study, rows or []),
             "split": study.split,
-            "chance": chance,
             "command": command,
             "note": study.note,
             "wall_seconds": sum(phases.values()) or None,
             "phases": phases,
             "workers": workers,
             "recipe": study.model_dump(mode="json"),
-            "cells": [
-                {"baseline": cell.baseline, "sparsity": cell.sparsity, "seed": cell.seed, "node": cell.node.digest}
-                for cell in planned.cells
-            ],
+            "cells": [_cell(cell, study) for cell in planned.cells],
             "extra_rows": rows or [],
         },
     )
+
+
+def _of_its_kind(study: Study | Paper, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    if isinstance(study, Paper):
+        return {"artefacts": list(study.artefacts), "tasks": list(study.tasks)}
+    chance = next((row["mean"] for row in rows if row["baseline"] == "chance"), None)
+    return {"task": study.task, "metric": study.metric, "chance": chance}
+
+
+def _cell(cell: Cell, study: Study | Paper) -> dict[str, Any]:
+    values = {"baseline": cell.baseline, "sparsity": cell.sparsity, "seed": cell.seed, "node": cell.node.digest}
+    if isinstance(study, Paper):
+        values |= {"task": cell.task, "adversarial": cell.adversarial, "artefacts": list(cell.artefacts)}
+    return values
 
 
 def _earlier(planned: Planned, store: Store) -> tuple[dict[str, float], list[dict[str, Any]]]:
@@ -140,18 +150,29 @@ def _earlier(planned: Planned, store: Store) -> tuple[dict[str, float], list[dic
 
 
 def _reference_rows(planned: Planned, store: Store) -> list[dict[str, Any]]:
-    source = open_source(planned.data, store)
-    task = build_task(planned.study.task_on(planned.data), source, planned.study.uniter)
-    rows = [_row("chance", task.chance(planned.study.split), "the best constant answer, or guessing")]
+    study = planned.study
+    if isinstance(study, Paper):
+        return [
+            {**row, "task": name}
+            for name, plan in study.tasks.items()
+            for row in _rows_of(task_on(name, plan.options, planned.data, study.split), planned, store)
+        ]
+    return _rows_of(study.task_on(planned.data), planned, store)
+
+
+def _rows_of(spec: TaskSpec, planned: Planned, store: Store) -> list[dict[str, Any]]:
+    """Return a task's rows that are not trainings."""
+    source, split = open_source(planned.data, store), spec.split
+    task = build_task(spec, source, planned.study.uniter)
+    rows = [_row("chance", task.chance(split), "the best constant answer, or guessing")]
     if isinstance(planned.data, World):
-        score = oracle_score(task, planned.data, planned.study.split)
-        rows.append(_row("oracle", score, "a reader of the true structure"))
-    if planned.study.task == "matching":
-        score = ridge_matching(source.captions("train"), source.captions(planned.study.split), planned.study.split)
+        rows.append(_row("oracle", oracle_score(task, planned.data, split), "a reader of the true structure"))
+    if spec.kind == "matching":
+        score = ridge_matching(source.captions("train"), source.captions(split), split)
         note = "linear: ridge from mean and whole-image region features to the captions' words, same items"
         rows.append(_row("ridge", score, note))
     elif isinstance(task, AnsweringTask) and planned.study.data == "folder":
-        score = ridge_answers(task.questions("train"), task.questions(planned.study.split))
+        score = ridge_answers(task.questions("train"), task.questions(split))
         rows.append(_row("ridge", score, "linear: ridge from words and mean region features to the answers' scores"))
     return rows
 
@@ -160,7 +181,7 @@ def _row(baseline: str, mean: float, note: str) -> dict[str, Any]:
     return {"baseline": baseline, "sparsity": 0.0, "mean": mean, "std": None, "seeds": 0, "note": note}
 
 
-def _data(study: Study, store: Store, folder: Path | None, vocabulary: str | None) -> DataSpec:
+def _data(study: Common, store: Store, folder: Path | None, vocabulary: str | None) -> DataSpec:
     if study.data == "world":
         size = study.world
         return World(

@@ -1,0 +1,37 @@
+"""How the paper's tables and figures are shown: one module each, over the results of a paper study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from vltickets.reports.artefacts import figure3, figure5, figure8, pretraining, table2, table5
+from vltickets.reports.paper_results import PaperResults
+from vltickets.reports.tables import Table
+
+
+def no_figure(results: PaperResults) -> Figure | None:
+    """Return nothing: a table has no figure."""
+    return None
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """How one artefact is shown."""
+
+    title: str
+    tables: Callable[[PaperResults], list[Table]]
+    figure: Callable[[PaperResults], Figure | None] = no_figure
+
+
+PRETRAINING_SECTION = "pretraining"
+ARTEFACTS = {
+    "table2": Artefact(table2.TITLE, table2.tables),
+    "figure3": Artefact(figure3.TITLE, figure3.tables, figure3.figure),
+    "figure5": Artefact(figure5.TITLE, figure5.tables, figure5.figure),
+    "table5": Artefact(table5.TITLE, table5.tables),
+    "figure8": Artefact(figure8.TITLE, figure8.tables, figure8.figure),
+    PRETRAINING_SECTION: Artefact(pretraining.TITLE, pretraining.tables, pretraining.figure),
+}

@@ -1,0 +1,91 @@
+"""What pre-training did: its losses objective by objective, and the validation of θ₀ and of every round of pruning."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+
+from matplotlib.figure import Figure
+
+from vltickets.reports import wording
+from vltickets.reports.paper_results import PaperResults
+from vltickets.reports.style import GREY, drawing_style
+from vltickets.reports.tables import Table
+from vltickets.store import Record
+
+TITLE = "Pre-training"
+NAMES = {"mlm": "masked words", "mrfr": "features", "mrc": "classes", "mrc_kl": "classes (KL)", "itm": "matching"}
+
+
+def tables(results: PaperResults) -> list[Table]:
+    """Return the validation of every pre-training run, mean ± std over seeds."""
+    grouped: dict[str, list[Record]] = {}
+    for name, record in _runs(results):
+        grouped.setdefault(name, []).append(record)
+    metrics = sorted(
+        {name for records in grouped.values() for record in records for name in record.metrics} - {"score"}
+    )
+    rows = [
+        [name, *(_cell(records, metric) for metric in metrics), " ".join(f"`{r.digest[:8]}`" for r in records)]
+        for name, records in sorted(grouped.items())
+    ]
+    note = "Accuracies in %; mrfr_error is a mean squared error, transport/… mean transport distances."
+    return [Table("Validation", ["run", *metrics, "runs"], rows, note)] if rows else []
+
+
+def _cell(records: list[Record], metric: str) -> str:
+    values = [record.metrics[metric] for record in records if metric in record.metrics]
+    if not values:
+        return "–"
+    mean, std = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+    if metric.endswith("accuracy"):
+        return wording.mean_and_std(mean, std)
+    return f"{mean:.3f}" if std is None else f"{mean:.3f} ± {std:.3f}"
+
+
+def _runs(results: PaperResults) -> Iterator[tuple[str, Record]]:
+    """Yield the name and the record of every finished training on the pre-training tasks."""
+    store = results.store
+    for digest in store.with_ancestors(cell.digest for cell in results.cells if cell.record is not None):
+        if not (store.root / "runs" / digest / "record.json").exists():
+            continue
+        record = store.record(digest)
+        if record.kind != "train" or record.spec["task"]["kind"] != "pretraining":
+            continue
+        if record.spec["task"].get("text_only"):
+            yield "θ₀′ (words alone)", record
+        elif record.spec["start"]["kind"] == "fresh" or ("mask" not in record.spec and _text_only(results, record)):
+            yield "θ₀", record
+        elif "mask" not in record.spec:
+            yield "round under 0 %", record
+        else:
+            mask = store.record(record.spec["mask"]["node"])
+            yield f"round under {wording.percent(round(mask.metrics['sparsity'], 3))}", record
+
+
+def _text_only(results: PaperResults, record: Record) -> bool:
+    """Does a pre-training start from a text-only one, or from imported weights? Then it made θ₀."""
+    start = record.spec["start"]
+    if start["kind"] != "trained":
+        return True
+    return bool(results.store.record(start["train"]["node"]).spec["task"].get("text_only"))
+
+
+def figure(results: PaperResults) -> Figure | None:
+    """Return the losses of θ₀'s pre-training, a panel for each objective."""
+    record = next((record for name, record in _runs(results) if name == "θ₀"), None)
+    curves = {} if record is None else {name: curve for name, curve in record.parts.items() if len(curve) > 1}
+    if not curves:
+        return None
+    with drawing_style():
+        figure = Figure(figsize=(2.4 * len(curves) + 0.4, 2.2), layout="constrained")
+        for axes, (name, curve) in zip(
+            figure.subplots(1, len(curves), squeeze=False).flat, curves.items(), strict=True
+        ):
+            axes.plot([step for step, _ in curve], [loss for _, loss in curve], color="#0072b2", linewidth=1.2)
+            axes.set_title(NAMES.get(name, name), fontsize=10, loc="left")
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.tick_params(length=3, width=0.7, labelsize=8)
+            axes.grid(axis="y", color=GREY, alpha=0.18, linewidth=0.6)
+            axes.set_xlabel("step", fontsize=8.5)
+    return figure

@@ -1,0 +1,115 @@
+"""A paper study's artefacts as one offline page, as Markdown, as pictures and as plain rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from vltickets.reports.artefacts import ARTEFACTS, PRETRAINING_SECTION
+from vltickets.reports.page import flat, page_css, page_template
+from vltickets.reports.paper_results import COLUMNS, PaperResults
+from vltickets.reports.style import inline, png_bytes, svg_text
+from vltickets.reports.tables import Table
+from vltickets.store import write_file
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An artefact as it is shown: its tables, and its figure where it has one that is not empty."""
+
+    name: str
+    title: str
+    tables: list[Table]
+    drawn: Figure | None
+
+    @property
+    def figure(self) -> Markup | None:
+        """The figure as markup of the page."""
+        return None if self.drawn is None else Markup(inline(svg_text(self.drawn, self.name)))
+
+
+def shown(results: PaperResults) -> Iterator[Shown]:
+    """Yield the artefacts of a study in its order, and what pre-training did."""
+    for name in (*results.artefacts, PRETRAINING_SECTION):
+        module = ARTEFACTS[name]
+        yield Shown(name, module.title, module.tables(results), module.figure(results))
+
+
+def write_paper_page(results: PaperResults, path: Path) -> None:
+    """Write the page; the file appears whole or not at all."""
+    digests = results.store.with_ancestors(cell.digest for cell in results.cells if cell.record is not None)
+    records = [results.store.record(digest) for digest in digests]
+    text = page_template("paper.html").render(
+        css=page_css(),
+        study=results.study,
+        artefacts=list(shown(results)),
+        done=sum(cell.record is not None for cell in results.cells),
+        planned=len(results.cells),
+        seeds=", ".join(str(seed) for seed in results.seeds),
+        count=len(records),
+        seconds=sum(record.seconds for record in records),
+        recipe=list(flat(results.study.get("recipe") or {})),
+    )
+    write_file(path, text.encode())
+
+
+def paper_markdown(results: PaperResults) -> str:
+    """Return all tables in Markdown."""
+    parts = [f"# {results.study['title']}", ""]
+    for artefact in shown(results):
+        parts += [f"## {artefact.title}", "", *(table.markdown() for table in artefact.tables)]
+    return "\n".join(parts)
+
+
+def paper_figures(results: PaperResults) -> dict[str, bytes]:
+    """Return the artefacts' figures as PNG pictures, by name."""
+    return {item.name: png_bytes(item.drawn) for item in shown(results) if item.drawn is not None}
+
+
+def print_paper(results: PaperResults, console: Console) -> None:
+    """Print the tables, without those of runs."""
+    for artefact in shown(results):
+        for table in artefact.tables:
+            if table.aside or not table.rows:
+                continue
+            rich = RichTable(title=table.title, box=None, pad_edge=False, title_justify="left")
+            for place, name in enumerate(table.header):
+                rich.add_column(name, justify="left" if place == 0 else "right", no_wrap=True)
+            for row in table.rows:
+                rich.add_row(*(cell.replace("**", "") for cell in row))
+            console.print(rich)
+            console.print()
+
+
+def paper_rows(results: PaperResults) -> list[dict[str, Any]]:
+    """Return every score as plain values for `--json`: a row for each column and ticket."""
+    rows = []
+    for key in dict.fromkeys(cell.key for cell in results.cells if cell.key.baseline != "mask"):
+        for column in COLUMNS:
+            score = results.score(column, key)
+            if score.values or score.missing:
+                rows.append(
+                    {
+                        "task": column.task,
+                        "metric": column.metric,
+                        "baseline": key.baseline,
+                        "sparsity": key.sparsity,
+                        "adversarial": key.adversarial,
+                        "mean": score.mean,
+                        "std": score.std,
+                        "seeds": len(score.values),
+                        "not_run": score.missing,
+                        "runs": [
+                            {"seed": seed, "node": score.digests[seed], "score": value}
+                            for seed, value in sorted(score.values.items())
+                        ],
+                    }
+                )
+    return rows

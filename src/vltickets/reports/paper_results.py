@@ -1,0 +1,194 @@
+"""The results of a paper study, read from a store: scores by column, source of the mask, sparsity and seed.
+
+A column is a task and one of its metrics; retrieval has two. Runs nothing and knows no models.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vltickets.errors import UserError
+from vltickets.reports import wording
+from vltickets.store import Record, Store
+from vltickets.store.store import check_format
+from vltickets.studies.verdicts import Verdict, judge
+
+FULL, PRETRAINING, RANDOM = "full", "pretraining", "random"
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a column of the paper's tables shows: a task, and the name of its metric in the record."""
+
+    task: str
+    metric: str
+    title: str
+
+    @property
+    def items(self) -> str:
+        """The name of the metric's scores item by item."""
+        return self.metric
+
+
+COLUMNS = (
+    Column("vqa", "score", "VQA"),
+    Column("gqa", "score", "GQA"),
+    Column("vcr", "score", "VCR Q→AR"),
+    Column("nlvr2", "score", "NLVR2"),
+    Column("snli_ve", "score", "SNLI-VE"),
+    Column("refcoco", "score", "RefCOCO+"),
+    Column("retrieval", "score", "IR R@1"),
+    Column("retrieval", "tr@1", "TR R@1"),
+    Column("matching", "score", "Matching"),
+    Column("nlvr1", "score", "NLVR v1"),
+)
+SOURCES = {
+    "vqa": "VQA",
+    "gqa": "GQA",
+    "vcr": "VCR",
+    "nlvr2": "NLVR2",
+    "snli_ve": "SNLI-VE",
+    "refcoco": "RefCOCO+",
+    "retrieval": "retrieval",
+    "matching": "matching",
+    "nlvr1": "NLVR v1",
+    PRETRAINING: "pre-training",
+    RANDOM: "random",
+}
+
+
+@dataclass(frozen=True)
+class Key:
+    """Which ticket: where its mask comes from (`full`: no mask), its sparsity, and how it was fine-tuned."""
+
+    baseline: str
+    sparsity: float
+    adversarial: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One planned run: its seed, its digest, and its record where it is finished."""
+
+    task: str
+    key: Key
+    seed: int
+    digest: str
+    artefacts: tuple[str, ...]
+    record: Record | None
+
+
+@dataclass(frozen=True)
+class Score:
+    """A ticket's score in one column, by seed; the digests lead to the runs."""
+
+    values: Mapping[int, float]
+    digests: Mapping[int, str]
+    missing: int
+
+    @property
+    def mean(self) -> float | None:
+        """The mean over the finished seeds."""
+        return statistics.fmean(self.values.values()) if self.values else None
+
+    @property
+    def std(self) -> float | None:
+        """The standard deviation over seeds, where there are two at least."""
+        return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
+
+    @property
+    def text(self) -> str:
+        """Mean ± std in per cent; a star where seeds are missing."""
+        return wording.mean_and_std(self.mean, self.std) + ("*" if self.missing and self.values else "")
+
+
+class PaperResults:
+    """All that the artefacts of a paper study show."""
+
+    def __init__(self, store: Store, study: Mapping[str, Any], cells: tuple[Cell, ...]) -> None:
+        self.store = store
+        self.study = study
+        self.cells = cells
+        self._by: dict[tuple[str, Key], list[Cell]] = {}
+        for cell in cells:
+            self._by.setdefault((cell.task, cell.key), []).append(cell)
+
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """The artefacts of the study, in its order."""
+        return tuple(self.study.get("artefacts", ()))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The study's seeds."""
+        return tuple(sorted({cell.seed for cell in self.cells}))
+
+    def of(self, artefact: str) -> list[Cell]:
+        """Return the cells that an artefact shows."""
+        return [cell for cell in self.cells if artefact in cell.artefacts]
+
+    def columns(self, artefact: str) -> list[Column]:
+        """Return the columns of an artefact, in the paper's order."""
+        tasks = {cell.task for cell in self.of(artefact)}
+        return [column for column in COLUMNS if column.task in tasks]
+
+    def levels(self, artefact: str) -> list[float]:
+        """Return the sparsities above 0 that an artefact shows."""
+        return sorted({cell.key.sparsity for cell in self.of(artefact)} - {0.0})
+
+    def score(self, column: Column, key: Key) -> Score:
+        """Return a ticket's score in a column; without values where nothing is planned or finished."""
+        cells = self._by.get((column.task, key), [])
+        done = [cell for cell in cells if cell.record is not None and column.metric in cell.record.metrics]
+        return Score(
+            values={cell.seed: cell.record.metrics[column.metric] for cell in done if cell.record is not None},
+            digests={cell.seed: cell.digest for cell in done},
+            missing=len(cells) - len(done),
+        )
+
+    def items(self, column: Column, key: Key) -> dict[int, np.ndarray]:
+        """Return a ticket's scores in a column, test item by test item, for each finished seed."""
+        score = self.score(column, key)
+        arrays = {seed: self.store.arrays(digest, "items") for seed, digest in score.digests.items()}
+        return {seed: found[column.items] for seed, found in arrays.items() if column.items in found}
+
+    def compare(self, column: Column, key: Key, other: Key) -> Verdict | None:
+        """Return what the runs say of `key` against `other`, paired by seed and by test item; None without a pair."""
+        return judge(self.items(column, other), {key.sparsity: self.items(column, key)}).get(key.sparsity)
+
+    def masks(self, sparsity: float) -> dict[str, dict[int, str]]:
+        """Return the finished masks of a sparsity: source → seed → digest."""
+        found: dict[str, dict[int, str]] = {}
+        for cell in self.cells:
+            if cell.key.baseline == "mask" and cell.key.sparsity == sparsity and cell.record is not None:
+                found.setdefault(cell.task, {})[cell.seed] = cell.digest
+        return found
+
+
+def read_paper(store: Store, name: str) -> PaperResults:
+    """Return the results of a paper study that was planned in the store, finished or not.
+
+    An unknown or damaged study, or one that a newer version wrote, is a `UserError`.
+    """
+    study = store.study(name)
+    check_format(study, f"the study {name}")
+    try:
+        return PaperResults(store, study, tuple(_cells(store, study)))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"the study {name} in {store.root} is corrupted ({error!r}); run it again to mend it") from None
+
+
+def _cells(store: Store, study: Mapping[str, Any]) -> Iterator[Cell]:
+    records: dict[str, Record | None] = {}
+    for item in study["cells"]:
+        digest = str(item["node"])
+        if digest not in records:
+            finished = (store.root / "runs" / digest / "record.json").exists()
+            records[digest] = store.record(digest) if finished else None
+        key = Key(str(item["baseline"]), float(item["sparsity"]), bool(item["adversarial"]))
+        yield Cell(str(item["task"]), key, int(item["seed"]), digest, tuple(item["artefacts"]), records[digest])

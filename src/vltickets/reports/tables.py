@@ -1,0 +1,54 @@
+"""A table of text, as Markdown, at the terminal and in the page; and the runs behind a table's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vltickets.reports import wording
+from vltickets.reports.paper_results import SOURCES, Column, Key, PaperResults
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, a header, rows of text, and a note below. `aside`: of interest to who follows a number to its run."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    aside: bool = False
+
+    def markdown(self) -> str:
+        """Return the table in Markdown, under its title."""
+        lines = [
+            f"### {self.title}" if not self.aside else f"#### {self.title}",
+            "",
+            f"| {' | '.join(self.header)} |",
+            f"|{'|'.join('---' if place == 0 else '---:' for place in range(len(self.header)))}|",
+            *(f"| {' | '.join(row)} |" for row in self.rows),
+        ]
+        return "\n".join([*lines, *(["", self.note] if self.note else []), ""])
+
+
+def named(key: Key) -> str:
+    """Return a ticket's name: its source, its sparsity, and how it was fine-tuned where that is not the usual way."""
+    source = key.baseline.removesuffix("-adversarial")
+    found = f"{SOURCES.get(source, source)}{', found adversarially' if source != key.baseline else ''}"
+    level = f" {wording.percent(key.sparsity)}" if key.sparsity else ""
+    return f"{found}{level}{', fine-tuned adversarially' if key.adversarial else ''}"
+
+
+def runs_table(results: PaperResults, columns: Sequence[Column], keys: Sequence[Key]) -> Table:
+    """Return the digests of the runs behind some tickets' scores, seed by seed; `vltickets evaluate` takes them."""
+    tasks = list(dict.fromkeys(column.task for column in columns))
+    first = {task: next(column for column in columns if column.task == task) for task in tasks}
+    rows = []
+    for key in keys:
+        cells = []
+        for task in tasks:
+            digests = results.score(first[task], key).digests
+            cells.append(" ".join(f"`{digests[seed][:8]}`" for seed in sorted(digests)) or "–")
+        if any(cell != "–" for cell in cells):
+            rows.append([named(key), *cells])
+    return Table("Runs, by seed", ["ticket", *(SOURCES.get(task, task) for task in tasks)], rows, aside=True)

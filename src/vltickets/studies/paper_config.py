@@ -1,0 +1,79 @@
+"""What the recipe of the paper's artefacts may say: its tasks, the universal ticket, adversarial training."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from vltickets.specs import Adversarial, Recipe, Spec, parse
+from vltickets.studies.config import Common, TaskName
+
+Artefact = Literal["table2", "figure3", "figure5", "table5", "figure8"]
+ARTEFACTS: tuple[Artefact, ...] = ("table2", "figure3", "figure5", "table5", "figure8")
+
+
+class TaskPlan(Spec):
+    """One task of the paper: its options, and what of its fine-tuning differs from the study's `training`."""
+
+    options: dict[str, Any] = Field({})
+    training: dict[str, Any] = Field({})
+
+
+class Universal(Spec):
+    """How the universal ticket is looked for: iterative magnitude pruning on the pre-training tasks.
+
+    A round is `share` of the pre-training's steps, from θ₀ and the pre-trained heads, with fresh optimiser state. The
+    paper does not say how its rounds are scheduled; here each warms up over `warmup` of its steps to `learning_rate`
+    and decays to 0, as pre-training did, and both are pre-training's own where they are not given.
+    """
+
+    share: float = Field(0.1, gt=0, le=1)
+    learning_rate: float | None = Field(None, gt=0)
+    warmup: float | None = Field(None, ge=0, lt=1)
+
+
+class Paper(Common):
+    """The paper's tables and figures as one graph: whatever two of them need is done once.
+
+    `levels` are the rounds of every search. Transfer is shown at `transfer_levels`, from each task's ticket, the
+    pre-training ticket and a random mask to each task.
+    """
+
+    study: Literal["paper"]
+    artefacts: tuple[Artefact, ...] = ARTEFACTS
+    training: Recipe
+    tasks: dict[TaskName, TaskPlan]
+    universal: Universal = Universal()
+    transfer_levels: tuple[float, ...] = (0.5, 0.7, 0.9)
+    universal_levels: tuple[float, ...] = Field((0.5, 0.6, 0.7, 0.8), description="of Table 2")
+    overlap_levels: tuple[float, ...] = Field((0.6, 0.7), description="of Figure 8")
+    adversarial: Adversarial | None = Field(None, description="for Figure 5 and Table 5")
+    adversarial_levels: tuple[float, ...] = Field((0.6, 0.7), description="of Table 5")
+    adversarial_tasks: tuple[TaskName, ...] = Field(("vqa", "vcr", "refcoco"), description="of Figure 5")
+
+    @model_validator(mode="after")
+    def _sound(self) -> Paper:
+        for name in ("transfer_levels", "universal_levels", "overlap_levels", "adversarial_levels"):
+            self.among_levels(name, getattr(self, name))
+        if not self.tasks:
+            raise ValueError("the paper needs at least one table [tasks.NAME]")
+        if len(set(self.artefacts)) < len(self.artefacts):
+            raise ValueError(f"artefacts = {self.artefacts}: each of them once")
+        if {"figure5", "table5"} & set(self.artefacts) and self.adversarial is None:
+            raise ValueError("Figure 5 and Table 5 need a table [adversarial]")
+        odd = [name for name in self.adversarial_tasks if name not in self.tasks]
+        if odd and "figure5" in self.artefacts:
+            raise ValueError(f"adversarial_tasks = {self.adversarial_tasks}: no table [tasks.{odd[0]}]")
+        if self.start in ("shipped", "fresh") or self.pretraining is None:
+            raise ValueError("the universal ticket goes on with pre-training: start = 'pretrained', and [pretraining]")
+        for name in self.tasks:
+            self.recipe_of(name)
+        return self
+
+    def recipe_of(self, task: str, *, adversarial: bool = False) -> Recipe:
+        """Return how a task is fine-tuned."""
+        values = self.training.model_dump() | self.tasks[task].training  # type: ignore[index]
+        if adversarial and self.adversarial is not None:
+            values["adversarial"] = self.adversarial.model_dump()
+        return parse(Recipe, values, f"tasks.{task}.training")
