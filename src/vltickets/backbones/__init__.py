@@ -3,5 +3,15 @@
 from vltickets.backbones.building import build_backbone, prunable_shapes
 from vltickets.backbones.protocol import Backbone, Outputs
 from vltickets.backbones.uniter import UniterBackbone, initialise_module
+from vltickets.specs import Place, weight_places
 
-__all__ = ["Backbone", "Outputs", "UniterBackbone", "build_backbone", "initialise_module", "prunable_shapes"]
+__all__ = [
+    "Backbone",
+    "Outputs",
+    "Place",
+    "UniterBackbone",
+    "build_backbone",
+    "initialise_module",
+    "prunable_shapes",
+    "weight_places",
+]

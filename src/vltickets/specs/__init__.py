@@ -23,6 +23,7 @@ from vltickets.specs.nodes import (
     parents,
 )
 from vltickets.specs.parsing import node_from_json, parse, read_toml, with_setting
+from vltickets.specs.places import KINDS, Kind, Place, weight_places
 from vltickets.specs.spec import Spec, canonical, changed, hash_json
 from vltickets.specs.tasks import (
     TASK_KINDS,
@@ -41,6 +42,7 @@ from vltickets.specs.tasks import (
 )
 
 __all__ = [
+    "KINDS",
     "SIZES",
     "TASK_KINDS",
     "DataSpec",
@@ -48,6 +50,7 @@ __all__ = [
     "Fresh",
     "Gqa",
     "Imported",
+    "Kind",
     "MaskSource",
     "Matching",
     "Nlvr1",
@@ -55,6 +58,7 @@ __all__ = [
     "Node",
     "Objectives",
     "OneShot",
+    "Place",
     "Pretraining",
     "Prune",
     "RandomMask",
@@ -82,5 +86,6 @@ __all__ = [
     "parse",
     "read_toml",
     "sized",
+    "weight_places",
     "with_setting",
 ]
