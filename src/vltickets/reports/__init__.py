@@ -1,19 +1,27 @@
 """What a study found, read from a store alone: rows with verdicts, a terminal table, a figure, a page, Markdown.
 
-Knows no training: a report is made on a laptop from a copied store. `read_results` first, then any of the others.
+Knows no training: a report is made on a laptop from a copied store. `read_results` first, then any of the others;
+`overlaps` first for the anatomy of masks.
 """
 
 from vltickets.reports.figures import figure_png, figure_svg
 from vltickets.reports.markdown import markdown_table
+from vltickets.reports.overlap import Overlap, OverlapResults, densities, draw_overlap, overlap_table, overlaps
 from vltickets.reports.page import write_page
 from vltickets.reports.results import Results, read_results, rows_as_json
 from vltickets.reports.terminal import print_table
 
 __all__ = [
+    "Overlap",
+    "OverlapResults",
     "Results",
+    "densities",
+    "draw_overlap",
     "figure_png",
     "figure_svg",
     "markdown_table",
+    "overlap_table",
+    "overlaps",
     "print_table",
     "read_results",
     "rows_as_json",

@@ -53,7 +53,7 @@ def figure_svg(results: Results) -> str:
 
 def figure_png(results: Results) -> bytes:
     """Return score against sparsity as a PNG picture."""
-    with _style():
+    with drawing_style():
         figure = _scores(results)
         FigureCanvasAgg(figure)
         buffer = io.BytesIO()
@@ -83,7 +83,7 @@ def inline(svg: str) -> str:
 
 
 @contextmanager
-def _style(salt: str = "scores") -> Iterator[None]:
+def drawing_style(salt: str = "scores") -> Iterator[None]:
     """Settings for one figure. `salt` makes the ids in its SVG: always the same, others in each figure of a page."""
     settings: Any = {
         "svg.hashsalt": salt,
@@ -106,13 +106,13 @@ def _style(salt: str = "scores") -> Iterator[None]:
 
 def _svg(figure: Figure, salt: str) -> str:
     buffer = io.StringIO()
-    with _style(salt):
+    with drawing_style(salt):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
 
 
 def _axes(height: float, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
-    with _style():
+    with drawing_style():
         figure = Figure(figsize=(7.6, height), layout="constrained")
         axes = figure.add_subplot()
         axes.set_xlabel(xlabel)
@@ -126,7 +126,7 @@ def _axes(height: float, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 
 def _scores(results: Results) -> Figure:
     figure, axes = _axes(4.6, "sparsity: prunable weights removed (%)", f"{results.metric} (%)")
-    with _style():
+    with drawing_style():
         drawn = [row for row in results.rows if row.mean is not None and row.baseline in MARKS]
         _draw_curves(axes, results, drawn)
         lines = _reference_lines(results)
@@ -292,7 +292,7 @@ def _smooth(curve: Sequence[tuple[int, float]], most: int = 60) -> list[tuple[in
 
 def _learning(curves: Sequence[tuple[str, str, str, list[tuple[int, float]]]]) -> Figure:
     figure, axes = _axes(2.7, "step", "training loss")
-    with _style():
+    with drawing_style():
         for label, colour, style, curve in curves:
             axes.plot(*zip(*curve, strict=True), color=colour, linestyle=style, linewidth=1.4, label=label)
         axes.margins(x=0.02)
