@@ -115,6 +115,11 @@ def test_importing_the_package_does_not_import_torch() -> None:
     assert not is_loaded("torch", by="vltickets")
 
 
+def test_a_report_is_made_without_torch() -> None:
+    modules = [path.removesuffix(".py").removesuffix("/__init__") for path in MODULES if path.startswith("reports/")]
+    assert not is_loaded("torch", by=", ".join(f"vltickets.{module.replace('/', '.')}" for module in modules))
+
+
 def test_the_specs_room_does_not_import_torch_through_another() -> None:
     modules = [path.removesuffix(".py").removesuffix("/__init__") for path in MODULES if path.startswith("specs/")]
     assert not is_loaded("torch", by=", ".join(["vltickets", *(f"vltickets.{m.replace('/', '.')}" for m in modules)]))

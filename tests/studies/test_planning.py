@@ -10,10 +10,10 @@ from vltickets.errors import UserError
 from vltickets.specs import Fresh, Prune, RandomMask, Rewound, Shipped, Train, Trained, World, changed
 from vltickets.store import Record, Store
 from vltickets.studies.config import Study
-from vltickets.studies.loading import load_study, presets
 from vltickets.studies.executors import execute, run_leased
 from vltickets.studies.first_ticket import first_ticket
 from vltickets.studies.graph import Cell, plan
+from vltickets.studies.loading import load_study, presets
 
 DATA = World(generator=1)
 

@@ -14,8 +14,8 @@ import pytest
 from vltickets.data import open_source
 from vltickets.specs import Fresh, Shipped, Train, Trained, changed
 from vltickets.store import Store
-from vltickets.studies.loading import load_study
 from vltickets.studies.first_ticket import first_ticket, starts
+from vltickets.studies.loading import load_study
 from vltickets.studies.run import plan_study
 from vltickets.studies.work import run_node
 from vltickets.tickets import shipped

@@ -3,5 +3,16 @@
 from vltickets.backbones.building import build_backbone, prunable_shapes
 from vltickets.backbones.protocol import Backbone, Outputs, Places
 from vltickets.backbones.uniter import UniterBackbone, initialise_module
+from vltickets.specs import Place, weight_places
 
-__all__ = ["Backbone", "Outputs", "Places", "UniterBackbone", "build_backbone", "initialise_module", "prunable_shapes"]
+__all__ = [
+    "Backbone",
+    "Outputs",
+    "Place",
+    "Places",
+    "UniterBackbone",
+    "build_backbone",
+    "initialise_module",
+    "prunable_shapes",
+    "weight_places",
+]

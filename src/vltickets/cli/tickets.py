@@ -1,19 +1,27 @@
-"""`vltickets find`, `evaluate` and `ticket show`."""
+"""`vltickets find`, `evaluate` and `ticket show|compare`."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
 from vltickets.cli.console import following, screen, typed
 from vltickets.cli.studies import DataOption, JsonOption, SetOption, StoreOption
 from vltickets.errors import UserError
 from vltickets.store import Store
 
-ticket_app = typer.Typer(no_args_is_help=True, help="Look at ticket files.")
+if TYPE_CHECKING:
+    from vltickets.specs import Uniter
+    from vltickets.store.masks import Densities
+    from vltickets.tickets import Mask
+    from vltickets.tickets.anatomy import Comparison
+
+ticket_app = typer.Typer(no_args_is_help=True, help="Look at tickets, and compare them.")
 
 
 def find(
@@ -72,13 +80,12 @@ def evaluate(
     """Score something finished on any folder of the same layout."""
     from vltickets.studies.scoring import find_run, score_run, score_ticket
 
-    known = Store(store) if (store / "store.json").exists() else None
-    if Path(what).suffix == ".safetensors" or Path(what).exists():
+    if _is_file(what):
+        known = Store(store) if (store / "store.json").exists() else None
         evaluation = score_ticket(Path(what), known, data, split)
-    elif known is None:
-        raise UserError(f"{what} is no ticket file, and {store} is no store; name it with --store DIR")
     else:
-        evaluation = score_run(find_run(what, known), known, data, split)
+        results = _store_with(what, store)
+        evaluation = score_run(find_run(what, results), results, data, split)
     if as_json:
         print(
             json.dumps({"what": what, "split": evaluation.split, "items": len(evaluation.items), **evaluation.metrics})
@@ -128,3 +135,103 @@ def show(
     console.print("; ".join(told), soft_wrap=True)
     for name, sparsity in tensors.items():
         console.print(f"  {sparsity:6.1%}  {name}")
+
+
+@ticket_app.command("compare")
+def compare(
+    tickets: Annotated[
+        list[str], typer.Argument(help="Ticket files, or digests (or their beginnings) of masks and sparse trainings.")
+    ],
+    store: StoreOption = Path("store"),
+    figure: Annotated[Path | None, typer.Option("--figure", help="Draw the overlaps as PNG or SVG too.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how much tickets overlap, what chance would give, and where in the backbone each keeps its weights."""
+    from vltickets.backbones import weight_places
+    from vltickets.store.masks import check_same_backbone
+    from vltickets.tickets import anatomy
+
+    if len(tickets) < 2 or len(set(tickets)) < len(tickets):
+        raise UserError(f"compare at least two different tickets; {', '.join(tickets)} was asked for")
+    found = {what: _mask(what, store) for what in tickets}
+    check_same_backbone({what: backbone for what, (backbone, _) in found.items()})
+    masks = {what: mask for what, (_, mask) in found.items()}
+    compared = anatomy.compare(masks)
+    places = weight_places(found[tickets[0]][0])
+    densities = {what: anatomy.densities(mask, places) for what, mask in masks.items()}
+    if figure is not None:
+        _draw(compared, figure)
+    if as_json:
+        rows = [
+            {"ticket": what, "mask": mask.digest, "kept": mask.kept, "prunable": mask.total, **asdict(densities[what])}
+            for what, mask in masks.items()
+        ]
+        print(json.dumps({"tickets": rows, "overlap": compared.overlap, "chance": compared.chance}))
+        return
+    _print_overlaps(compared, densities)
+
+
+def _is_file(what: str) -> bool:
+    return Path(what).suffix == ".safetensors" or Path(what).exists()
+
+
+def _store_with(what: str, store: Path) -> Store:
+    if not (store / "store.json").exists():
+        raise UserError(f"{what} is no ticket file, and {store} is no store; name it with --store DIR")
+    return Store(store)
+
+
+def _mask(what: str, store: Path) -> tuple[Uniter, Mask]:
+    """Return the mask, with its backbone, of a ticket file or of a node of the store."""
+    from vltickets.studies.scoring import mask_of
+    from vltickets.tickets import load_ticket
+
+    if _is_file(what):
+        ticket = load_ticket(Path(what))
+        return ticket.backbone, ticket.mask
+    return mask_of(what, _store_with(what, store))
+
+
+def _draw(compared: Comparison, path: Path) -> None:
+    from vltickets import reports
+
+    names = [Path(name).name.removesuffix(".safetensors") for name in compared.names]
+    if len(set(names)) < len(names):
+        names = list(compared.names)
+    cells = {
+        (one, other): reports.Overlap(compared.overlap[i][j], compared.chance[i][j], pairs=1)
+        for i, one in enumerate(names)
+        for j, other in enumerate(names)
+        if i != j
+    }
+    cells |= {(name, name): reports.Overlap() for name in names}
+    reports.draw_overlap({"": reports.OverlapResults(tuple(names), cells)}, path)
+
+
+def _print_overlaps(compared: Comparison, densities: dict[str, Densities]) -> None:
+    """Print the matrix and the densities, in per cent; tickets are numbered, since names are long."""
+    console = screen()
+    numbers = [str(number) for number in range(1, len(compared.names) + 1)]
+    for number, name in zip(numbers, compared.names, strict=True):
+        console.print(f"{number}: {name}, {densities[name].total:.2%} kept", markup=False, soft_wrap=True)
+    rows = [
+        (number, *(f"{100 * found:.1f} ({100 * chance:.1f})" for found, chance in zip(*pair, strict=True)))
+        for number, *pair in zip(numbers, compared.overlap, compared.chance, strict=True)
+    ]
+    console.print()
+    console.print(_table("overlap in % (by chance)", numbers, rows))
+    console.print()
+    shown = [densities[name] for name in compared.names]
+    rows = [(f"layer {layer}", *(f"{100 * one.layers[layer]:.1f}" for one in shown)) for layer in shown[0].layers]
+    rows += [(kind, *(f"{100 * one.kinds[kind]:.1f}" for one in shown)) for kind in shown[0].kinds]
+    console.print(_table("kept in %", numbers, rows))
+
+
+def _table(title: str, numbers: list[str], rows: list[tuple[str, ...]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(title, no_wrap=True)
+    for number in numbers:
+        table.add_column(number, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table

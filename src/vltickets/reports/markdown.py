@@ -26,7 +26,7 @@ def markdown_table(results: Results) -> str:
         f"| {' | '.join(header)} |",
         f"|{'|'.join('---' if name in ('baseline', 'verdict', 'runs') else '---:' for name in header)}|",
     ]
-    lines += [f"| {' | '.join(_escaped(cell) for cell in _cells(row, results, others))} |" for row in results.rows]
+    lines += [f"| {' | '.join(escaped(cell) for cell in _cells(row, results, others))} |" for row in results.rows]
     return "\n".join(lines) + "\n"
 
 
@@ -52,6 +52,6 @@ def _cells(row: Row, results: Results, others: list[str]) -> list[str]:
     ]
 
 
-def _escaped(cell: str) -> str:
+def escaped(cell: str) -> str:
     """A name with a bar or a line break must not make a new cell."""
     return " ".join(cell.replace("\\", "\\\\").replace("|", "\\|").split())

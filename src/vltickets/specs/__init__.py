@@ -24,6 +24,7 @@ from vltickets.specs.nodes import (
     parents,
 )
 from vltickets.specs.parsing import node_from_json, parse, read_toml, with_setting
+from vltickets.specs.places import KINDS, Kind, Place, weight_places
 from vltickets.specs.spec import Spec, canonical, changed, hash_json
 from vltickets.specs.tasks import (
     OFFICIAL_OBJECTIVES,
@@ -43,6 +44,7 @@ from vltickets.specs.tasks import (
 )
 
 __all__ = [
+    "KINDS",
     "OFFICIAL_OBJECTIVES",
     "SIZES",
     "TASK_KINDS",
@@ -52,6 +54,7 @@ __all__ = [
     "Fresh",
     "Gqa",
     "Imported",
+    "Kind",
     "MaskSource",
     "Matching",
     "Nlvr1",
@@ -59,6 +62,7 @@ __all__ = [
     "Node",
     "Objectives",
     "OneShot",
+    "Place",
     "Pretraining",
     "Prune",
     "RandomMask",
@@ -86,5 +90,6 @@ __all__ = [
     "parse",
     "read_toml",
     "sized",
+    "weight_places",
     "with_setting",
 ]

@@ -13,9 +13,9 @@ from vltickets.data import Vocabulary, open_folder, open_source
 from vltickets.errors import UserError
 from vltickets.specs import TASK_KINDS, Node, Prune, Recipe, Train, Uniter, canonical, parse
 from vltickets.store import Store
-from vltickets.studies.work import build_model, load_mask
+from vltickets.studies.work import backbone_of, build_model, load_mask
 from vltickets.tasks import Evaluation, build_task
-from vltickets.tickets import Ticket, load_ticket
+from vltickets.tickets import Mask, Ticket, load_ticket
 from vltickets.training import evaluate
 
 
@@ -49,6 +49,18 @@ def find_run(prefix: str, store: Store) -> Node:
     if len(found) != 1:
         raise UserError(f"{len(found)} runs in {store.root} start with {prefix!r}; give more of the digest")
     return store.node(found[0])
+
+
+def mask_of(prefix: str, store: Store) -> tuple[Uniter, Mask]:
+    """Return a finished mask, or the one that a finished training was held to, with the backbone it is for.
+
+    `prefix` is the beginning of the node's digest; a dense training is a `UserError`.
+    """
+    node = find_run(prefix, store)
+    mask = node.mask if isinstance(node, Train) else node
+    if mask is None:
+        raise UserError(f"run {node.digest} is dense: it has no mask; name a sparse training or a mask")
+    return backbone_of(mask), load_mask(mask, store)
 
 
 def score_run(node: Node, store: Store, folder: Path | None, split: str | None) -> Evaluation:

@@ -1,5 +1,6 @@
-"""Tickets: masks, pruning, schedules, initialisations, the search, the ticket file. Knows no studies."""
+"""Tickets: masks and their anatomy, pruning, schedules, initialisations, the search, the ticket file. No studies."""
 
+from vltickets.tickets.anatomy import chance_overlap, compare, densities, overlap
 from vltickets.tickets.holding import HoldZeros
 from vltickets.tickets.initialisations import initialise, shipped
 from vltickets.tickets.mask import Mask
@@ -12,12 +13,16 @@ __all__ = [
     "HoldZeros",
     "Mask",
     "Ticket",
+    "chance_overlap",
+    "compare",
+    "densities",
     "find_ticket",
     "geometric",
     "initialise",
     "iterative_magnitude_pruning",
     "linear",
     "load_ticket",
+    "overlap",
     "prune",
     "prune_by_magnitude",
     "prune_like",

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from vltickets.reports import wording
 from vltickets.reports.overlap import DIAGONAL, TABLE_NOTE, OverlapResults, cell_text, overlap_figure, overlaps
 from vltickets.reports.paper_results import SOURCES, PaperResults
+from vltickets.reports.style import drawing_style
 from vltickets.reports.tables import Table
 from vltickets.store.masks import Densities
 
@@ -35,7 +36,8 @@ def tables(results: PaperResults) -> list[Table]:
 def figure(results: PaperResults) -> Figure | None:
     """Return a heat map for each sparsity."""
     found = _levels(results)
-    return overlap_figure(found) if found else None
+    with drawing_style():
+        return overlap_figure(found) if found else None
 
 
 def _levels(results: PaperResults) -> dict[str, OverlapResults]:
