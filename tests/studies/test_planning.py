@@ -9,11 +9,12 @@ import pytest
 from vltickets.errors import UserError
 from vltickets.specs import Fresh, Prune, RandomMask, Rewound, Shipped, Train, Trained, World, changed
 from vltickets.store import Record, Store
-from vltickets.studies.config import Study
 from vltickets.studies.executors import execute, run_leased
 from vltickets.studies.first_ticket import first_ticket
 from vltickets.studies.graph import Cell, plan
 from vltickets.studies.loading import load_study, presets
+from vltickets.studies.paper import paper
+from vltickets.studies.paper_config import Paper
 
 DATA = World(generator=1)
 
@@ -146,9 +147,9 @@ def test_every_recipe_is_read_and_planned(name: str, tmp_path: Path) -> None:
     if study.start == "imported":  # the user's file: any bytes will do to plan with
         (tmp_path / "theta0.safetensors").write_bytes(b"")
         study = load_study(name, (f"weights='{tmp_path / 'theta0.safetensors'}'",))
-    assert isinstance(study, Study)
     assert study.start in ("shipped", "imported", "fresh") or study.pretraining is not None
-    assert plan([cell.node for cell in first_ticket(study, DATA)], Store(tmp_path / "store"))
+    cells = paper(study, DATA) if isinstance(study, Paper) else first_ticket(study, DATA)
+    assert plan([cell.node for cell in cells], Store(tmp_path / "store"))
     head = presets()[name].read_text().splitlines()[:12]
     for word in ("Command:", "Hardware:", "Expect:"):
         assert any(line.startswith("#") and word in line for line in head), f"the head of {name}.toml names no {word}"

@@ -79,6 +79,8 @@ def canonical(value: Any, *, nested: bool = False) -> Any:
         return out
     if isinstance(value, tuple | list):
         return [canonical(item, nested=True) for item in value]
+    if isinstance(value, Mapping):
+        return {key: canonical(item, nested=True) for key, item in value.items()}
     return value
 
 

@@ -139,6 +139,7 @@ class Pretraining(TaskBase):
     """
 
     kind: Literal["pretraining"] = "pretraining"
+    # Its default was another mix once. No version tells: only text-only nodes ever left it out, and they read none.
     objectives: Objectives = OFFICIAL_OBJECTIVES
     foils: float = Field(0.0, ge=0, le=1)
     mask_words: float = Field(0.15, gt=0, le=1)
