@@ -81,7 +81,7 @@ def print_paper(results: PaperResults, console: Console) -> None:
                 continue
             rich = RichTable(title=table.title, box=None, pad_edge=False, title_justify="left")
             for place, name in enumerate(table.header):
-                rich.add_column(name, justify="left" if place == 0 else "right", no_wrap=True)
+                rich.add_column(name, justify="left" if place == 0 else "right", overflow="fold")
             for row in table.rows:
                 rich.add_row(*(cell.replace("**", "") for cell in row))
             console.print(rich)

@@ -1,0 +1,106 @@
+"""The paper's artefacts through the real program: tables, page, JSON; each number leads back to its run."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vltickets.reports import read_paper
+from vltickets.reports.paper_results import Key
+from vltickets.store import Store
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+pytestmark = pytest.mark.study
+NAME = "paper-smoke"
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, vltickets: Run) -> tuple[Path, list[dict[str, object]]]:
+    store = tmp_path_factory.mktemp("paper") / "store"
+    found = vltickets("study", "run", NAME, "--store", store, "--json")
+    assert found.returncode == 0, found.stderr
+    return store, json.loads(found.stdout)
+
+
+def test_every_number_is_that_of_its_run(done: tuple[Path, list[dict[str, object]]]) -> None:
+    store, rows = done
+    assert {row["metric"] for row in rows if row["task"] == "retrieval"} == {"score", "tr@1"}
+    for row in rows:
+        assert row["not_run"] == 0
+        for run in row["runs"]:  # type: ignore[attr-defined]
+            assert Store(store).record(run["node"]).metrics[row["metric"]] == run["score"]
+
+
+def test_the_tables_show_the_numbers_of_the_store(
+    done: tuple[Path, list[dict[str, object]]], vltickets: Run, tmp_path: Path
+) -> None:
+    store, _ = done
+    made = vltickets(
+        "report", NAME, "--store", store, "--out", tmp_path / "page.html", "--markdown", tmp_path / "tables.md",
+        "--figure", tmp_path / "figure.png",
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    text = (tmp_path / "tables.md").read_text()
+    results = read_paper(Store(store), NAME)
+    columns = results.columns("table2")
+    assert [column.title for column in columns] == ["VQA", "RefCOCO+", "IR R@1", "TR R@1"]
+    row = next(line for line in text.splitlines() if line.startswith("| 70 % |"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    for column, cell in zip(columns, cells[1:], strict=False):
+        score = results.score(column, Key("pretraining", 0.7))
+        assert cell == f"{100 * score.mean:.2f} ± {100 * score.std:.2f}"  # type: ignore[operator]
+    drops = []
+    for seed in (0, 1):
+        pairs = [
+            (results.score(c, Key("pretraining", 0.7)).values[seed], results.score(c, Key("full", 0.0)).values[seed])
+            for c in columns
+        ]
+        drops.append(sum((full - ticket) / full for ticket, full in pairs) / len(pairs))
+    assert cells[1 + len(columns)].startswith(f"{100 * sum(drops) / 2:.2f} ±")
+    assert cells[1 + len(columns) + 1].startswith(f"{100 * (1 - sum(drops) / 2):.2f} ±")
+    for title in ("Transfer at 70 %", "Best source for each target", "Sparsity gained", "Table 5", "Overlap in %"):
+        assert title in text
+    for artefact in ("figure3", "figure5", "figure8", "pretraining"):
+        assert (tmp_path / f"figure.{artefact}.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "page.html").read_text()
+    assert "http" not in re.sub(r"http-equiv", "", page)
+    digests = {cell.digest[:8] for cell in results.cells if "table2" in cell.artefacts}
+    assert all(digest in page for digest in digests)
+
+
+def test_masks_are_compared_with_chance_and_between_seeds(
+    done: tuple[Path, list[dict[str, object]]], vltickets: Run
+) -> None:
+    store, _ = done
+    masks = read_paper(Store(store), NAME).masks(0.7)
+    assert set(masks) == {"vqa", "refcoco", "retrieval", "pretraining"}
+    compared = vltickets("ticket", "compare", masks["vqa"][0], masks["pretraining"][0], "--store", store, "--json")
+    assert compared.returncode == 0, compared.stderr
+    assert json.loads(compared.stdout)
+
+
+def test_a_page_is_made_of_an_unfinished_study(vltickets: Run, tmp_path: Path, done: object) -> None:
+    store = tmp_path / "store"
+    settings = ("training.steps=1", "artefacts=['table2']", "tasks={refcoco = {}}")
+    chosen = [part for setting in settings for part in ("--set", setting)]
+    begun = vltickets("study", "run", NAME, "--store", store, *chosen)
+    assert begun.returncode == 0, begun.stderr
+    note = store / "studies" / f"{NAME}.json"
+    study = json.loads(note.read_text())
+    study["cells"][0]["node"] = "0" * 20  # planned, not run
+    note.write_text(json.dumps(study))
+    made = vltickets("report", NAME, "--store", store)
+    assert made.returncode == 0, made.stderr
+    assert "*" in made.stdout
+
+
+@pytest.mark.parametrize("command", [("find", "--preset", NAME), ("demo", "--preset", NAME)])
+def test_commands_of_one_ticket_refuse_the_paper(command: tuple[str, ...], vltickets: Run, tmp_path: Path) -> None:
+    refused = vltickets(*command, "--out", tmp_path / "out")
+    assert refused.returncode == 2
+    assert refused.stderr.strip() == f"vltickets: {NAME} is a study of several tasks: vltickets study run {NAME}"
