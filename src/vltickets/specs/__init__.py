@@ -26,6 +26,7 @@ from vltickets.specs.parsing import node_from_json, parse, read_toml, with_setti
 from vltickets.specs.spec import Spec, canonical, changed, hash_json
 from vltickets.specs.tasks import (
     TASK_KINDS,
+    Corpora,
     Gqa,
     Matching,
     Nlvr1,
@@ -43,6 +44,7 @@ from vltickets.specs.tasks import (
 __all__ = [
     "SIZES",
     "TASK_KINDS",
+    "Corpora",
     "DataSpec",
     "Folder",
     "Fresh",
