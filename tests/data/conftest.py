@@ -1,4 +1,7 @@
-"""What the readers' tests share: made-up regions of named images. The one place that knows how a store is written."""
+"""What the readers' tests share: made-up records, regions of named images, UNITER's text databases.
+
+The one place that knows how a store is written.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,15 @@ import pickle
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import lmdb
+import lz4.frame
+import msgpack
 import numpy as np
 import pytest
 
-from vltickets.data import RegionWriter
+from vltickets.data import RegionWriter, Vocabulary
 from vltickets.data.vocabulary import SPECIALS
 
 WriteRegions = Callable[[Path, str, Mapping[str, int]], None]
@@ -30,6 +37,27 @@ def _write_regions(folder: Path, name: str, images: Mapping[str, int]) -> None:
 def write_regions() -> WriteRegions:
     """The function (task's folder, NAME, {image: number of regions}) that writes `regions_NAME`."""
     return _write_regions
+
+
+def _write_database(
+    path: Path, vocabulary: Vocabulary, examples: Mapping[str, tuple[dict[str, Any], Any]], **values: bytes
+) -> None:
+    """Write a text database of examples, id -> (fields, image or pair); `values` replaces an example's stored bytes."""
+    path.mkdir(parents=True)
+    with lmdb.open(str(path), map_size=1 << 22) as database, database.begin(write=True) as writing:
+        for identity, (record, _) in examples.items():
+            packed = lz4.frame.compress(msgpack.packb(record, use_bin_type=True))
+            writing.put(identity.encode(), values.get(identity, packed))
+    meta = {"CLS": vocabulary.cls, "SEP": vocabulary.sep, "MASK": vocabulary.mask, "UNK": vocabulary.unk}
+    _json(path / "meta.json", meta | {"v_range": [5, len(vocabulary)], "bert": "bert-base-cased"})
+    _json(path / "txt2img.json", {identity: image for identity, (_, image) in examples.items()})
+    _json(path / "id2len.json", dict.fromkeys(examples, 3))
+
+
+@pytest.fixture(scope="session")
+def write_database() -> Callable[..., None]:
+    """The function (path, vocabulary, examples, bytes that replace an example's) that writes a text database."""
+    return _write_database
 
 
 WORDS = ("a", "b", "c", "?", ".", "dog", "cat", "man", "person", "car", "red", "two", "yes", "no")

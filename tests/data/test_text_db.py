@@ -8,32 +8,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import lmdb
 import lz4.frame
 import msgpack
 import numpy as np
 import pytest
 
-from vltickets.data import Source, Vocabulary, open_folder
+from vltickets.data import Source, open_folder
 from vltickets.errors import UserError
 
 Examples = Mapping[str, tuple[dict[str, Any], Any]]  # id -> (fields, image or pair)
+Write = Callable[..., None]  # (path, vocabulary, examples, bytes that replace an example's)
 
 
 def pack(record: Any) -> bytes:
     return bytes(lz4.frame.compress(msgpack.packb(record, use_bin_type=True)))
-
-
-def write_database(path: Path, vocabulary: Vocabulary, examples: Examples, **values: bytes) -> None:
-    """Write a text database; `values` replaces an example's stored bytes."""
-    path.mkdir(parents=True)
-    with lmdb.open(str(path), map_size=1 << 22) as database, database.begin(write=True) as writing:
-        for identity, (record, _) in examples.items():
-            writing.put(identity.encode(), values.get(identity, pack(record)))
-    meta = {"CLS": vocabulary.cls, "SEP": vocabulary.sep, "MASK": vocabulary.mask, "UNK": vocabulary.unk}
-    (path / "meta.json").write_text(json.dumps(meta | {"v_range": [5, len(vocabulary)], "bert": "bert-base-cased"}))
-    (path / "txt2img.json").write_text(json.dumps({identity: image for identity, (_, image) in examples.items()}))
-    (path / "id2len.json").write_text(json.dumps(dict.fromkeys(examples, 3)))
 
 
 @pytest.fixture
@@ -59,7 +47,9 @@ def same(first: Any, second: Any) -> None:
             assert value == other
 
 
-def test_vqa_is_the_same_from_a_database(source: Source, coded: Callable[[str], list[int]]) -> None:
+def test_vqa_is_the_same_from_a_database(
+    source: Source, coded: Callable[[str], list[int]], write_database: Write
+) -> None:
     answers = source.answers()
     public = source.vqa("dev", answers)
     examples = {
@@ -82,7 +72,7 @@ def test_vqa_is_the_same_from_a_database(source: Source, coded: Callable[[str], 
 
 
 def test_training_databases_join_and_leave_out_what_has_no_answer(
-    source: Source, coded: Callable[[str], list[int]]
+    source: Source, coded: Callable[[str], list[int]], write_database: Write
 ) -> None:
     for number, name in enumerate(("train", "trainval", "vg")):
         target = {"labels": [number] if number != 1 else [], "scores": [1.0] if number != 1 else []}
@@ -97,7 +87,9 @@ def test_training_databases_join_and_leave_out_what_has_no_answer(
     assert len(data.texts) == 2
 
 
-def test_entailment_is_the_same_from_a_database(source: Source, coded: Callable[[str], list[int]]) -> None:
+def test_entailment_is_the_same_from_a_database(
+    source: Source, coded: Callable[[str], list[int]], write_database: Write
+) -> None:
     public = source.entailment("dev")
     examples = {
         str(identity): (
@@ -112,7 +104,9 @@ def test_entailment_is_the_same_from_a_database(source: Source, coded: Callable[
     assert read.kinds == public.kinds
 
 
-def test_nlvr2_is_the_same_from_a_database(source: Source, coded: Callable[[str], list[int]]) -> None:
+def test_nlvr2_is_the_same_from_a_database(
+    source: Source, coded: Callable[[str], list[int]], write_database: Write
+) -> None:
     public = source.nlvr2("test")
     examples = {
         identifier: (
@@ -125,7 +119,7 @@ def test_nlvr2_is_the_same_from_a_database(source: Source, coded: Callable[[str]
     same(public, source.nlvr2("test"))
 
 
-def test_vcr_is_the_same_from_a_database(source: Source) -> None:
+def test_vcr_is_the_same_from_a_database(source: Source, write_database: Write) -> None:
     public = source.vcr("dev")
     examples: Examples = {
         identity: (
@@ -145,7 +139,9 @@ def test_vcr_is_the_same_from_a_database(source: Source) -> None:
 
 
 @pytest.mark.parametrize("boxes", ["true", "detected"])
-def test_refcoco_is_the_same_from_a_database(source: Source, coded: Callable[[str], list[int]], boxes: str) -> None:
+def test_refcoco_is_the_same_from_a_database(
+    source: Source, coded: Callable[[str], list[int]], boxes: str, write_database: Write
+) -> None:
     public = source.expressions("dev", boxes)
     ref = pickle.loads((source.folder / "refcoco" / "refs(unc).p").read_bytes())[1]
     examples = {
@@ -169,7 +165,9 @@ def test_refcoco_is_the_same_from_a_database(source: Source, coded: Callable[[st
     same(public, source.expressions("dev", boxes))
 
 
-def test_retrieval_is_the_same_from_a_database(source: Source, coded: Callable[[str], list[int]]) -> None:
+def test_retrieval_is_the_same_from_a_database(
+    source: Source, coded: Callable[[str], list[int]], write_database: Write
+) -> None:
     public = source.retrieval("dev")
     examples = {
         str(n): ({"input_ids": coded("a dog ." if n % 2 == 0 else "the cat .")}, public.regions.names[image])
@@ -202,14 +200,14 @@ IMAGE = "coco_val2014_000000000001.npz"
         (bytes(lz4.frame.compress(b"\xc1")), "not an lz4 frame of msgpack"),
     ],
 )
-def test_a_broken_example_is_named(source: Source, value: bytes, says: str) -> None:
+def test_a_broken_example_is_named(source: Source, value: bytes, says: str, write_database: Write) -> None:
     path = source.folder / "vqa" / "vqa_devval.db"
     write_database(path, source.vocabulary, {"7": (GOOD, IMAGE)}, **{"7": value})
     with pytest.raises(UserError, match=f"vqa_devval.db, example '7'.*({says})"):
         source.vqa("dev", source.answers())
 
 
-def test_a_broken_database_is_named(source: Source) -> None:
+def test_a_broken_database_is_named(source: Source, write_database: Write) -> None:
     path = source.folder / "vqa" / "vqa_devval.db"
     write_database(path, source.vocabulary, {"7": (GOOD, IMAGE)})
     answers = source.answers()
@@ -235,7 +233,7 @@ def test_a_broken_database_is_named(source: Source) -> None:
         source.vqa("dev", answers)
 
 
-def test_another_vocabulary_than_the_database_s_is_refused(source: Source) -> None:
+def test_another_vocabulary_than_the_database_s_is_refused(source: Source, write_database: Write) -> None:
     path = source.folder / "vqa" / "vqa_devval.db"
     write_database(path, source.vocabulary, {"7": (GOOD, IMAGE)})
     (path / "meta.json").write_text(json.dumps({"CLS": 101, "SEP": 102, "MASK": 103}))
@@ -245,7 +243,7 @@ def test_another_vocabulary_than_the_database_s_is_refused(source: Source) -> No
         source.vqa("dev", source.answers())
 
 
-def test_damage_anywhere_in_a_database_is_a_sentence_or_does_no_harm(source: Source) -> None:
+def test_damage_anywhere_in_a_database_is_a_sentence_or_does_no_harm(source: Source, write_database: Write) -> None:
     """liblmdb ends the process on some of these files."""
     path = source.folder / "vqa" / "vqa_devval.db"
     examples = {str(number): (GOOD, IMAGE) for number in range(7, 90)}

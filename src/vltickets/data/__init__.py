@@ -1,7 +1,8 @@
 """Readers of public formats, region features, tokens, and batches as a function of (seed, step). Knows no models."""
 
-from vltickets.data.batches import BatchPlan, cut_batches
+from vltickets.data.batches import BatchPlan, Groups, MixedPlan, batch_plan, cut_batches
 from vltickets.data.captions import Captions
+from vltickets.data.corpora import CORPORA, check_soft_labels, region_shape
 from vltickets.data.inputs import Inputs, assemble, joined
 from vltickets.data.nlvr2 import Pairs
 from vltickets.data.questions import Questions
@@ -16,11 +17,14 @@ from vltickets.data.vcr import Choices
 from vltickets.data.vocabulary import Vocabulary
 
 __all__ = [
+    "CORPORA",
     "BatchPlan",
     "Captions",
     "Choices",
     "Expressions",
+    "Groups",
     "Inputs",
+    "MixedPlan",
     "Pairs",
     "Questions",
     "Ragged",
@@ -29,13 +33,16 @@ __all__ = [
     "Source",
     "Vocabulary",
     "assemble",
+    "batch_plan",
     "check_folder",
+    "check_soft_labels",
     "cut_batches",
     "import_regions",
     "joined",
     "open_folder",
     "open_source",
     "read_regions",
+    "region_shape",
     "register_folder",
     "soft_targets",
     "stream",

@@ -20,12 +20,16 @@ OFFICIAL = {"train": "train", "dev": "val"}
 
 @dataclass(frozen=True)
 class Captions:
-    """One split. `images` int64 [captions] is each caption's image; `foils` a false wording of each, or None."""
+    """One split. `images` int64 [captions] is each caption's image; `foils` a false wording of each, or None.
+
+    `left_out`: captions that were dropped because they say nothing, or because their image can't be had any more.
+    """
 
     texts: Ragged
     images: np.ndarray
     foils: Ragged | None
     regions: Regions
+    left_out: int = 0
 
 
 def read_coco_captions(folder: Path, split: str, vocabulary: Vocabulary, longest: int) -> Captions:

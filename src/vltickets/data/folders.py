@@ -13,7 +13,10 @@ from vltickets.errors import UserError, unknown
 
 Layout = Literal["official", "flickr8k", "photos"]
 LAYOUTS = ("official", "flickr8k", "photos")
-TASK_FOLDERS = ("captions", "vqa", "nlvr2", "gqa", "vcr", "snli_ve", "refcoco", "flickr30k")
+TASK_FOLDERS = (
+    *("captions", "vqa", "nlvr2", "gqa", "vcr", "snli_ve", "refcoco", "flickr30k"),
+    *("visual_genome", "conceptual_captions", "sbu"),  # corpora of pre-training, beside captions
+)
 LEAST_COUNT = 3  # a word of a packed folder's vocabulary stands at least this often in its training texts
 
 

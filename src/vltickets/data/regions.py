@@ -59,6 +59,9 @@ class Regions:
         """Classes of the detector, the background among them."""
         return self.soft_labels.width
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._index
+
     def index(self, name: str, needed_by: str) -> int:
         """Return the row of an image; a missing one is a `UserError` that names file, image and who needs it."""
         if name not in self._index:

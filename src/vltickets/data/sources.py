@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from vltickets.data.captions import Captions, read_coco_captions, read_flickr8k
+from vltickets.data.corpora import CORPORA, read_corpus
 from vltickets.data.folders import (
     checked_layout,
     file_states,
@@ -62,9 +63,14 @@ class Source:
     vocabulary: Vocabulary
     make: Callable[[str, str], None] = lambda part, split: None
 
-    def captions(self, split: str) -> Captions:
-        """Read a split's images with captions."""
-        self.make("captions", split)
+    def captions(self, split: str, corpus: str | None = None) -> Captions:
+        """Read a split's images with captions: those of one of `CORPORA` where it is named (layout `official`)."""
+        if corpus is not None and corpus not in CORPORA:
+            raise unknown("corpus of captions", corpus, CORPORA)
+        if corpus in (None, "coco"):
+            self.make("captions", split)
+        if corpus is not None:
+            return read_corpus(self._task(CORPORA[corpus].folder), corpus, split, self.vocabulary, LONGEST_TEXT)
         if self.layout != "official":
             return read_flickr8k(self.folder, split, self.vocabulary, LONGEST_TEXT)
         return read_coco_captions(self.folder / "captions", split, self.vocabulary, LONGEST_TEXT)

@@ -29,6 +29,7 @@ from vltickets.specs.spec import Spec, canonical, changed, hash_json
 from vltickets.specs.tasks import (
     OFFICIAL_OBJECTIVES,
     TASK_KINDS,
+    Corpora,
     Gqa,
     Matching,
     Nlvr1,
@@ -49,6 +50,7 @@ __all__ = [
     "SIZES",
     "TASK_KINDS",
     "Adversarial",
+    "Corpora",
     "DataSpec",
     "Folder",
     "Fresh",

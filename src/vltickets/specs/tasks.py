@@ -130,17 +130,39 @@ class Objectives(Spec):
 OFFICIAL_OBJECTIVES = Objectives(mlm=4.0, mrfr=2.0, mrc_kl=2.0, itm=3.0, wra=0.1)
 
 
+class Corpora(Spec):
+    """How often a step is of each caption corpus: ratios, not probabilities; 0 leaves a corpus out.
+
+    Officially 2, 3, 3, 2 on all data (20, 30, 30, 20 %), 1, 1, 0, 0 in-domain. Official ratios are those of pairs of
+    an objective and a corpus, but the product of two, so both are drawn by themselves here.
+    Source: official-models 2.
+    """
+
+    coco: float = Field(0.0, ge=0)
+    vg: float = Field(0.0, ge=0)
+    cc: float = Field(0.0, ge=0)
+    sbu: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _some(self) -> Corpora:
+        if not any((self.coco, self.vg, self.cc, self.sbu)):
+            raise ValueError("at least one corpus (coco, vg, cc, sbu) needs a ratio above 0")
+        return self
+
+
 class Pretraining(TaskBase):
     """UNITER's pre-training on captions; one objective is drawn per step, as officially.
 
     `foils` is the share of image-text matching negatives that keep the image and take a false wording of its own
     caption, where the corpus has one; the others get another image, as officially. `text_only` trains MLM on captions
-    without regions: the parent from which vision-language pre-training starts, as BERT is UNITER's.
+    without regions: the parent from which vision-language pre-training starts, as BERT is UNITER's. `corpora` mixes
+    several corpora; without it there is one, the captions of `data`.
     """
 
     kind: Literal["pretraining"] = "pretraining"
     # Its default was another mix once. No version tells: only text-only nodes ever left it out, and they read none.
     objectives: Objectives = OFFICIAL_OBJECTIVES
+    corpora: Corpora | None = None
     foils: float = Field(0.0, ge=0, le=1)
     mask_words: float = Field(0.15, gt=0, le=1)
     mask_regions: float = Field(0.15, gt=0, le=1)

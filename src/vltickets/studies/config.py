@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from vltickets.specs import (
     OFFICIAL_OBJECTIVES,
     TASK_KINDS,
+    Corpora,
     Objectives,
     Recipe,
     Spec,
@@ -54,6 +55,7 @@ class Stage(Spec):
 
     training: Recipe
     objectives: Objectives = OFFICIAL_OBJECTIVES
+    corpora: Corpora | None = Field(None, description="caption corpora to mix; else the folder's captions")
     foils: float = Field(0.0, ge=0, le=1)
     mask_words: float = Field(0.15, gt=0, le=1)
     mask_regions: float = Field(0.15, gt=0, le=1)

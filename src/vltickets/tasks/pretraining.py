@@ -17,7 +17,18 @@ from torch import nn
 from torch.nn import functional as F
 
 from vltickets.backbones import Outputs, UniterBackbone
-from vltickets.data import Captions, Inputs, Ragged, Source, assemble, soft_targets, stream
+from vltickets.data import (
+    Captions,
+    Groups,
+    Inputs,
+    Ragged,
+    Source,
+    assemble,
+    check_soft_labels,
+    region_shape,
+    soft_targets,
+    stream,
+)
 from vltickets.errors import UserError
 from vltickets.specs import Pretraining
 from vltickets.tasks.heads import PretrainingHead
@@ -58,26 +69,43 @@ class PretrainingTask:
     def __init__(self, spec: Pretraining, source: Source) -> None:
         self.spec = spec
         self.vocabulary = source.vocabulary
-        self.captions = lru_cache(maxsize=2)(source.captions)
+        self.captions = lru_cache(maxsize=8)(source.captions)
+        self.mixed = {} if spec.corpora is None else {name: share for name, share in spec.corpora if share}
         self.shares = {"mlm": 1.0} if spec.text_only else spec.objectives.shares
         self.alignment = 0.0 if spec.text_only else spec.objectives.wra
 
+    def corpora(self, split: str) -> dict[str, Captions]:
+        """Return a split's captions by corpus; one without a name of its own where the spec mixes none."""
+        if not self.mixed:
+            return {"captions": self.captions(split)}
+        return {name: self.captions(split, name) for name in self.mixed}
+
     def head(self, hidden: int, dropout: float) -> nn.Module:
-        """Return the pre-training heads."""
-        regions = self.captions(self.spec.split).regions
-        return PretrainingHead(hidden, len(self.vocabulary), regions.classes, regions.width)
+        """Return the pre-training heads. An objective whose labels a corpus lacks is a `UserError`."""
+        data = self.corpora(self.spec.split)
+        for objective in sorted({"mrc", "mrc_kl"} & set(self.shares)):
+            check_soft_labels(data, objective)
+        width, classes = region_shape(data)
+        return PretrainingHead(hidden, len(self.vocabulary), classes, width)
 
     def region_width(self) -> int:
         """Return the width of a region's feature."""
-        return self.captions(self.spec.split).regions.width
+        return region_shape(self.corpora(self.spec.split))[0]
 
-    def lengths(self) -> np.ndarray:
-        """Return the tokens of each training caption with its image."""
-        return _lengths(self.captions("train"), self.spec.text_only)
+    def lengths(self) -> np.ndarray | Groups:
+        """Return the tokens of each training caption with its image, corpus by corpus where several are mixed."""
+        found = {name: _lengths(data, self.spec.text_only) for name, data in self.corpora("train").items()}
+        if not self.mixed:
+            return found["captions"]
+        return Groups(tuple(found), tuple(found.values()), tuple(self.mixed.values()))
 
     def batch(self, examples: np.ndarray, rng: np.random.Generator) -> PretrainingBatch:
-        """Draw the step's objective, then the masks or the mismatched pairs of these examples."""
-        return self._batch(self._objective(rng), self.captions("train"), examples, rng)
+        """Draw the step's objective, then the masks or the mismatched pairs of these examples, all of one corpus."""
+        objective, name = self._objective(rng), "captions"
+        lengths = self.lengths() if self.mixed else None
+        if isinstance(lengths, Groups):
+            name, examples = lengths.place(examples)
+        return self._batch(objective, self.corpora("train")[name], examples, rng)
 
     def _objective(self, rng: np.random.Generator) -> Objective:
         """Return the objective that the step's generator draws first: the same for every part of the step."""
@@ -140,13 +168,13 @@ class PretrainingTask:
         Where they are trained, also the mean squared error of regressed features (`mrfr_error`) and the mean transport
         distances of matched and of mismatched pairs (`transport/matched`, `transport/mismatched`).
         """
-        data = self.captions(split)
         metrics: dict[str, float] = {}
         items = np.zeros(0, dtype=np.float32)
-        for objective in self._scored():
+        for objective in self._scored(split):
             rng = stream("pretraining", split, "evaluation", objective)
             found = [
                 self._scores(model, self._batch(objective, data, examples, rng))
+                for data in self.corpora(split).values()
                 for examples in evaluation_batches(_lengths(data, self.spec.text_only))
             ]
             items = np.concatenate([scores["items"] for scores in found])
@@ -157,11 +185,12 @@ class PretrainingTask:
                     metrics[f"transport/{name}"] = float(np.concatenate([scores[name] for scores in found]).mean())
         return Evaluation(headline, metrics, items, split)
 
-    def _scored(self) -> tuple[Objective, ...]:
-        """Return what is scored, the headline last."""
+    def _scored(self, split: str) -> tuple[Objective, ...]:
+        """Return what is scored, the headline last: features where they are trained, classes where they are known."""
         if self.spec.text_only:
             return ("mlm",)
-        return ("mlm", *(("mrfr",) if "mrfr" in self.shares else ()), "mrc", "itm")
+        classes = region_shape(self.corpora(split))[1]
+        return ("mlm", *(("mrfr",) if "mrfr" in self.shares else ()), *(("mrc",) if classes > 1 else ()), "itm")
 
     def _scores(self, model: Model, batch: PretrainingBatch) -> dict[str, np.ndarray]:
         outputs = model.backbone(batch.inputs.to(model.device))

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vltickets.backbones import Backbone
-from vltickets.data import cut_batches
+from vltickets.data import Groups, cut_batches
 
 PLAIN_TYPES: tuple[int, ...] = (0, 1)  # words and regions
 
@@ -67,8 +67,8 @@ class Task(Protocol):
     def region_width(self) -> int:
         """Return how many numbers a region's feature has in this data."""
 
-    def lengths(self) -> np.ndarray:
-        """Return the tokens (words and regions) of each training example."""
+    def lengths(self) -> np.ndarray | Groups:
+        """Return the tokens (words and regions) of each training example; several corpora are `Groups` of them."""
 
     def batch(self, examples: np.ndarray, rng: np.random.Generator) -> Any:
         """Return the training batch of these examples; whatever is drawn for it comes from `rng`."""

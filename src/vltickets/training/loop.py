@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from vltickets.data import BatchPlan, stream, stream_seed
+from vltickets.data import batch_plan, stream, stream_seed
 from vltickets.specs import Recipe
 from vltickets.tasks import Evaluation, Model, Task
 from vltickets.training.adversarial import adversary_of
@@ -72,7 +72,7 @@ def train(
     state = load_checkpoint(checkpoint, model, optimizer) if checkpoint else None
     state = state or Checkpoint(step=first_step)
     end = recipe.steps if last_step is None else last_step
-    plan = BatchPlan(
+    plan = batch_plan(
         task.lengths(), tokens=recipe.batch_tokens, examples=recipe.batch_examples, task=task.name, seed=seed
     )
     # Not accelerate's own autocast: its precision is fixed for the whole process, a recipe's is not.
