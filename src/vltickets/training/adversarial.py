@@ -216,8 +216,9 @@ def block_norms(blocks: torch.Tensor) -> torch.Tensor:
 
 
 def project(blocks: torch.Tensor, bound: float) -> torch.Tensor:
-    """Return blocks [b, n, d], those longer than `bound` shortened to it."""
-    return blocks * (bound / block_norms(blocks).clamp(min=bound))
+    """Return blocks [b, n, d], those longer than `bound` shortened to it, the others untouched."""
+    norms = block_norms(blocks)
+    return torch.where(norms > bound, blocks * (bound / norms), blocks)
 
 
 def _modalities(perturb: str) -> tuple[Modality, ...]:
