@@ -199,12 +199,12 @@ def test_each_ascent_step_is_the_one_worked_by_hand_and_raises_the_loss(bound: f
     assert bound is None or losses[3] == losses[4]  # at the ball's edge there is nothing more to gain
 
 
-def test_a_row_without_gradient_stays_where_it_is() -> None:
+def test_a_row_without_gradient_stays_where_it_is_and_so_does_padding() -> None:
     delta = Perturbation(Logistic())
-    delta.blocks[0, "regions"] = torch.zeros(2, 1, 3, requires_grad=True)
-    delta.valid[0, "regions"] = torch.ones(2, 1, 1, dtype=torch.bool)
-    delta.ascend([torch.tensor([[[0.0, 0.0, 0.0]], [[3.0, 4.0, 0.0]]])], 1.0, None)
-    assert delta.blocks[0, "regions"].tolist() == [[[0, 0, 0]], [[pytest.approx(0.6), pytest.approx(0.8), 0]]]
+    delta.blocks[0, "regions"] = torch.zeros(2, 2, 2, requires_grad=True)
+    delta.valid[0, "regions"] = torch.tensor([[True, True], [True, False]])[..., None]
+    delta.ascend([torch.tensor([[[0.0, 0.0], [0.0, 0.0]], [[3.0, 4.0], [9.0, 9.0]]])], 1.0, None)
+    assert delta.blocks[0, "regions"].tolist() == [[[0, 0], [0, 0]], [pytest.approx([0.6, 0.8]), [0, 0]]]
 
 
 # Against hand-written steps
@@ -273,7 +273,8 @@ def test_villas_gradient_is_that_of_its_released_loop(
     model, task = make("vqa")
     batch = batch_of(task)
     spec = changed(VILLA, perturb=perturb, bound=bound)
-    value = adversary(model, task, spec, dropout=not together).gradients(batch, 1.0, 0)
+    attack = adversary(model, task, spec, dropout=not together)
+    value = attack.gradients(batch, 1.0, 0)
     found = gradients(model)
 
     clean = task.logits(model, batch)
@@ -285,7 +286,10 @@ def test_villas_gradient_is_that_of_its_released_loop(
             loss = (task.loss_of(logits, batch) + 1.5 * two_sided(logits, clean)) / (spec.steps * len(turns))
             loss.backward(retain_graph=True)
             total += loss.item()
+        last = deltas
         deltas = {name: moved(delta, delta.grad, spec) for name, delta in deltas.items()}
+    for name, delta in last.items():  # the move after the last step is not made
+        assert torch.allclose(attack.delta.blocks[0, name], delta, atol=1e-5)  # type: ignore[index]
     assert value == pytest.approx(total, rel=1e-5)
     assert_same(found, gradients(model))
 
@@ -457,6 +461,19 @@ def test_nothing_is_left_at_the_backbone(make: Make) -> None:
     with pytest.raises(ZeroDivisionError), Perturbation(model.backbone).added(("words", "regions")):
         raise ZeroDivisionError
     assert torch.equal(task.logits(model, batch), before)
+
+
+def test_a_pass_without_gradients_is_not_perturbed(make: Make) -> None:
+    model, task = make("vqa")
+    batch = batch_of(task)
+    attack = adversary(model, task, PAPER)
+    attack.gradients(batch, 1.0, 0)
+    with attack.delta.added(("words", "regions")):
+        perturbed = task.logits(model, batch)
+        with torch.no_grad():
+            clean = task.logits(model, batch)
+    assert torch.equal(clean, task.logits(model, batch))
+    assert not torch.equal(clean, perturbed)
 
 
 def test_a_task_without_logits_is_refused_in_one_sentence(build: Build) -> None:
