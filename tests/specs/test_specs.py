@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from vltickets.errors import UserError
 from vltickets.specs import (
+    Adversarial,
     Fresh,
     Nlvr2,
     Node,
@@ -61,6 +62,7 @@ NODES: dict[str, Node] = {
     "one-shot": OneShot(backbone=TINY, start=Fresh(), sparsity=0.7),
     "random": RandomMask(backbone=TINY, sparsity=0.5, seed=2),
     "random like": RandomMask(backbone=TINY, sparsity=0.5, like=PRUNED),
+    "adversarial": changed(DENSE, recipe=changed(RECIPE, adversarial=Adversarial(form="paper", bound=0.1))),
     "nlvr2": changed(DENSE, task=Nlvr2(data=DATA, head="paired"), recipe=changed(RECIPE, betas=(0.9, 0.999))),
 }
 
@@ -76,6 +78,7 @@ PINNED = {
     "one-shot": "45875acd0e9d8050d4ff",
     "random": "11a55c0cc85f0fd8b7e2",
     "random like": "10553f40c8be0e53db76",
+    "adversarial": "fd2675846a4b55079542",
     "nlvr2": "fb455b9b9d14dfd21fb7",
 }
 
@@ -105,6 +108,7 @@ def test_a_field_at_its_default_stays_out_of_the_hash() -> None:
         changed(DENSE, until=100),
         changed(DENSE, recipe=changed(RECIPE, threads=2)),
         changed(DENSE, recipe=changed(RECIPE, precision="bf16")),
+        changed(DENSE, recipe=changed(RECIPE, adversarial=Adversarial())),
         changed(DENSE, task=Vqa(data=changed(DATA, seed=1))),
         changed(DENSE, backbone=changed(TINY, layers=2)),
         changed(DENSE, start=Fresh(seed=1)),

@@ -141,6 +141,13 @@ def test_levels_may_be_a_schedule() -> None:
         load_study("smoke", ('levels={schedule="geometrical"}',))
 
 
+def test_a_setting_makes_any_recipe_adversarial() -> None:
+    assert load_study("smoke").training.adversarial is None
+    made = load_study("smoke", ("training.adversarial.steps=2", "training.adversarial.bound=0.1")).training.adversarial
+    assert made is not None
+    assert (made.form, made.steps, made.bound) == ("villa", 2, 0.1)
+
+
 @pytest.mark.parametrize("name", sorted(presets()))
 def test_every_recipe_is_read_and_planned(name: str, tmp_path: Path) -> None:
     study = load_study(name)
@@ -163,6 +170,10 @@ def test_every_recipe_is_read_and_planned(name: str, tmp_path: Path) -> None:
         ("quoted=[0.3]", "not among the levels"),
         ("seeds=[1, 1]", "none twice"),
         ("training.steps='many'", "training.steps = 'many'"),
+        ("training.adversarial.steps=-1", "training.adversarial.steps = -1"),
+        ("training.adversarial.bound=0.0", "training.adversarial.bound = 0.0"),
+        ('training.adversarial.form="vila"', "did you mean 'villa'"),
+        ("training.adversarial.epsilon=1.0", "training.adversarial.epsilon"),
         ("training.step=3", "did you mean 'training.steps'"),
         ('task="vqaa"', "did you mean 'vqa'"),
         ('baselines=["full", "randm"]', "randm"),

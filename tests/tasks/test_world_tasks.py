@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from vltickets.backbones import build_backbone
 from vltickets.data import Captions, Source, open_source
@@ -12,11 +13,12 @@ from vltickets.specs import Fresh, Recipe, Refcoco, Retrieval, TaskSpec, Train, 
 from vltickets.specs.tasks import TASK_KINDS
 from vltickets.store import Store
 from vltickets.studies.oracle import oracle_score
-from vltickets.tasks import Model, Task, build_task
+from vltickets.tasks import LogitTask, Model, Task, build_task
 from vltickets.tasks.protocol import evaluation_batches
 from vltickets.tasks.ranking import score_all_pairs, score_in_official_batches
-from vltickets.tasks.refcoco import RefcocoTask, _lengths
+from vltickets.tasks.refcoco import PADDING_SCORE, RefcocoTask, _lengths
 from vltickets.tasks.retrieval import RetrievalTask
+from vltickets.tasks.vcr import VcrTask
 from vltickets.tickets import initialise
 from vltickets.training import evaluate, train
 
@@ -187,3 +189,20 @@ def test_vcr_sees_the_given_boxes_and_then_the_found_ones(source: Source, store:
     assert batch.inputs.region_mask[0].sum() == given + found
     assert torch.equal(batch.inputs.features[0, :given].half(), data.objects.features.row(int(data.object_images[0])))
     assert batch.labels.view(2, 4).sum(1).tolist() == [1, 1]
+
+
+def test_divergence_by_hand_scaled_as_each_task_s_loss_and_blind_to_padding(source: Source) -> None:
+    p, q = torch.tensor([0.5, 0.5]), torch.tensor([0.8, 0.2])
+    by_hand = float((p * (p / q).log()).sum() + (q * (q / p).log()).sum())
+    first, second = torch.stack([p.log(), q.log()]), torch.stack([q.log(), q.log()])  # two examples, one of them alike
+    assert float(LogitTask().divergence(first, second)) == pytest.approx(by_hand / 2, rel=1e-5)  # mean over examples
+    vcr, refcoco, retrieval = (build_task(spec_of(kind), source, TOY) for kind in ("vcr", "refcoco", "retrieval"))
+    assert isinstance(vcr, VcrTask)
+    assert float(vcr.divergence(first, second)) == pytest.approx(by_hand / 4, rel=1e-5)  # and over the two classes
+    assert isinstance(refcoco, RefcocoTask)
+    assert float(refcoco.divergence(first, second)) == pytest.approx(by_hand, rel=1e-5)  # summed, as its loss is
+    padded = [F.pad(logits, (0, 3), value=PADDING_SCORE) for logits in (first, second)]
+    assert torch.equal(refcoco.divergence(*padded), refcoco.divergence(first, second))
+    assert isinstance(retrieval, RetrievalTask)
+    scores = [(logits[:, 0] - logits[:, 1]).view(1, 2, 1) for logits in (first, second)]
+    assert float(retrieval.divergence(*scores)) == pytest.approx(by_hand / 2, rel=1e-5)  # right or not, mean over pairs

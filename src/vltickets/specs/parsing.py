@@ -100,7 +100,9 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
         return str(unknown(f"value of {path!r}", str(first["input"]), allowed))
     given = first["input"]
     message = first["msg"].removeprefix("Value error, ")
-    return f"{path or 'value'} = {given!r} ({type(given).__name__}): {message[0].lower()}{message[1:]}"
+    if not path:
+        return message  # it is about several keys, and names them
+    return f"{path} = {given!r} ({type(given).__name__}): {message[0].lower()}{message[1:]}"
 
 
 def _keys_at(model: type[BaseModel], location: tuple[int | str, ...], prefix: str) -> list[str]:

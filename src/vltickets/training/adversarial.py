@@ -90,9 +90,8 @@ class Adversary:
         turns = [(one,) for one in BOTH] if perturb == "alternating" else [_modalities(perturb)]
         clean: CleanPass | None = None
         value = 0.0
-        if (
-            not self.dropout
-        ):  # the first step, at δ = 0, is the clean pass: its KL term is zero, one graph does for both
+        if not self.dropout:
+            # The first step, at δ = 0, is the clean pass: its KL term is zero, and one graph does for both.
             clean = CleanPass(self._logits(batch, _modalities(perturb)))
             value += self._pull(share / steps * self._loss(clean.leaf, batch))
             if steps > 1:
@@ -216,8 +215,9 @@ def block_norms(blocks: torch.Tensor) -> torch.Tensor:
 
 
 def project(blocks: torch.Tensor, bound: float) -> torch.Tensor:
-    """Return blocks [b, n, d], those longer than `bound` shortened to it."""
-    return blocks * (bound / block_norms(blocks).clamp(min=bound))
+    """Return blocks [b, n, d], those longer than `bound` shortened to it, the others untouched."""
+    norms = block_norms(blocks)
+    return torch.where(norms > bound, blocks * (bound / norms), blocks)
 
 
 def _modalities(perturb: str) -> tuple[Modality, ...]:
