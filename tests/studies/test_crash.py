@@ -15,6 +15,9 @@ import pytest
 SETTINGS = ["world.scenes=60", "world.examples=60", "world.heldout=30", "levels=[0.5, 0.7]"]
 SETTINGS += ['baselines=["full", "imp", "random", "one-shot"]', "training.steps=10"]
 SETTINGS += ["pretraining.text.training.steps=6", "pretraining.vision_language.training.steps=10"]
+UNIVERSAL = ["world.scenes=60", "world.examples=60", "world.heldout=30", "levels=[0.5, 0.7]", "seeds=[0]"]
+UNIVERSAL += ['artefacts=["figure8"]', "tasks={refcoco = {}}", "training.steps=4", "universal.share=1.0"]
+UNIVERSAL += ["pretraining.text.training.steps=4", "pretraining.vision_language.training.steps=10"]
 TRAINING, PRUNING, WRITING = "training", "pruning", "writing"
 
 # Runs a study in one process that kills itself, for good, at the n-th arrival at a place. Checkpoints at every step.
@@ -48,13 +51,15 @@ main()
 """
 
 
-def command(store: Path, *, workers: int = 0) -> list[str]:
-    settings = [part for setting in SETTINGS for part in ("--set", setting)]
-    return ["study", "run", "smoke", "--store", str(store), "--workers", str(workers), *settings]
+def command(store: Path, *, workers: int = 0, study: str = "smoke") -> list[str]:
+    chosen = SETTINGS if study == "smoke" else UNIVERSAL
+    settings = [part for setting in chosen for part in ("--set", setting)]
+    return ["study", "run", study, "--store", str(store), "--workers", str(workers), *settings]
 
 
-def run(store: Path, *, workers: int = 0) -> None:
-    done = subprocess.run([sys.executable, "-m", "vltickets", *command(store, workers=workers)], capture_output=True)
+def run(store: Path, *, workers: int = 0, study: str = "smoke") -> None:
+    typed = command(store, workers=workers, study=study)
+    done = subprocess.run([sys.executable, "-m", "vltickets", *typed], capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
 
 
@@ -65,7 +70,7 @@ def bits(store: Path) -> dict[str, object]:
     }
     for path in (store / "runs").glob("*/record.json"):
         record = json.loads(path.read_text())
-        out[record["digest"]] = (record["files"], record["metrics"], record["curve"])
+        out[record["digest"]] = (record["files"], record["metrics"], record["curve"], record["parts"])
     return out
 
 
@@ -146,3 +151,31 @@ def test_a_rewound_search_runs_and_its_dense_run_goes_on_from_step_i_with_the_sa
     dense = [key for key in uninterrupted if key in found]
     assert len(dense) > 8  # all but the rewound rounds are the very same nodes
     assert {key: found[key] for key in dense} == {key: uninterrupted[key] for key in dense}
+
+
+@pytest.fixture(scope="module")
+def universal(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    store = tmp_path_factory.mktemp("universal") / "store"
+    run(store, study="paper-smoke")
+    return bits(store)
+
+
+@pytest.mark.study
+@pytest.mark.parametrize(
+    "arrival", [27, 35]
+)  # of 4 + 10 steps of pre-training, 2 x 4 of the task's search, 2 x 10 more
+def test_pruning_on_pre_training_killed_in_a_round_goes_on_with_the_same_bits(
+    arrival: int, universal: dict[str, object], tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    typed = command(store, study="paper-smoke")
+    victim = subprocess.run([sys.executable, "-c", VICTIM, TRAINING, str(arrival), *typed], capture_output=True)
+    assert victim.returncode == -signal.SIGKILL, victim.stderr.decode()
+    (begun,) = (store / "work").glob("*/checkpoint.safetensors")
+    node = json.loads((store / "nodes" / f"{begun.parent.name}.json").read_text())
+    assert (node["task"]["kind"], node["recipe"]["steps"]) == ("pretraining", 10)
+    theta0 = json.loads((store / "runs" / node["start"]["train"]["node"] / "record.json").read_text())
+    assert not theta0["spec"]["task"].get("text_only")
+    assert len(bits(store)) < len(universal)
+    run(store, study="paper-smoke")
+    assert bits(store) == universal

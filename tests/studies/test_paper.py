@@ -164,3 +164,19 @@ def study_path(name: str) -> Path:
     from vltickets.studies.loading import presets
 
     return presets()[name]
+
+
+def test_an_imported_theta0_goes_on_with_the_pre_training_of_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "theta0.safetensors").write_bytes(b"any bytes will do to plan with")
+    study = study_of(f"weights='{tmp_path / 'theta0.safetensors'}'", name="paper-uniter")
+    first = Lab(study, DATA).pretrain(0)
+    assert first.start == Lab(study, DATA).theta0
+    assert first.recipe.steps == 20_000
+    assert first.task.corpora.model_dump() == {"coco": 2.0, "vg": 3.0, "cc": 3.0, "sbu": 2.0}  # type: ignore[union-attr]
+
+
+def test_a_task_may_have_its_own_perturbations() -> None:
+    study = study_of("tasks.vqa.adversarial={step_size = 0.5}")
+    assert study.recipe_of("vqa", adversarial=True).adversarial.step_size == 0.5  # type: ignore[union-attr]
+    assert study.recipe_of("refcoco", adversarial=True).adversarial == study.adversarial
+    assert study.recipe_of("vqa").adversarial is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,15 +11,32 @@ import numpy as np
 import pytest
 import torch
 
-from vltickets.data import Source, stream
+from vltickets.backbones import build_backbone
+from vltickets.data import Groups, RegionWriter, Source, batch_plan, open_folder, stream
+from vltickets.data.regions import read_regions
 from vltickets.errors import UserError
-from vltickets.specs import OFFICIAL_OBJECTIVES, Objectives, Pretraining, Recipe, World, parse
+from vltickets.scenes import write_captions, write_vocabulary
+from vltickets.specs import (
+    OFFICIAL_OBJECTIVES,
+    Corpora,
+    Fresh,
+    Objectives,
+    Pretraining,
+    Recipe,
+    Train,
+    Uniter,
+    World,
+    parse,
+)
+from vltickets.store import Store
 from vltickets.tasks import Model, Task
 from vltickets.tasks.pretraining import PretrainingTask, alignment_loss, distances
-from vltickets.training import train
+from vltickets.tickets import initialise
+from vltickets.training import evaluate, train
 
 Build = Callable[..., tuple[Model, Task]]
 DATA = World(generator=1)
+TOY = Uniter(layers=1, hidden=16, heads=2, intermediate=32, positions=64)
 EVERY = Objectives(mlm=2.0, mrc=1.0, mrc_kl=1.0, mrfr=1.0, itm=2.0, wra=0.1)
 
 
@@ -86,7 +105,7 @@ def test_all_parts_of_a_step_have_one_objective(source: Source) -> None:
 
 def test_each_objective_has_a_curve_of_its_own(source: Source, build: Build, tmp_path: Path) -> None:
     task = task_of(source, objectives=EVERY)
-    recipe = Recipe(steps=200, learning_rate=1e-3, batch_tokens=120, dropout=0.0)
+    recipe = Recipe(steps=60, learning_rate=1e-3, batch_tokens=120, dropout=0.0)
 
     def run(last: int, checkpoint: Path | None, handover: Path | None = None) -> dict[str, list[tuple[int, float]]]:
         model, _ = build("pretraining")
@@ -96,11 +115,11 @@ def test_each_objective_has_a_curve_of_its_own(source: Source, build: Build, tmp
         assert steps == {step for step, _ in state.curve}
         return state.parts
 
-    whole = run(200, None)
+    whole = run(60, None)
     assert set(whole) == {"mlm", "mrc", "mrc_kl", "mrfr", "itm"}
     path = tmp_path / "checkpoint.safetensors"
-    run(151, None, handover=path)  # in the middle of a point
-    assert run(200, path) == whole
+    run(31, None, handover=path)
+    assert run(60, path) == whole
 
 
 def test_pre_training_goes_on_with_its_heads(source: Source, build: Build) -> None:
@@ -133,3 +152,69 @@ def test_validation_scores_every_objective(source: Source, build: Build) -> None
         "mrc_accuracy",
         "itm_accuracy",
     ]
+
+
+@pytest.fixture
+def corpora(tmp_path: Path) -> Source:
+    """A small world's captions as COCO, and its pictures again as Visual Genome's, all with the same phrase."""
+    folder = tmp_path / "world"
+    write_vocabulary(folder)
+    for split in ("train", "dev"):
+        write_captions(folder, split, seed=1, scenes=60)
+    regions = read_regions(folder / "captions" / "regions_train")
+    entries = []
+    genome = folder / "visual_genome"
+    with RegionWriter(genome / "regions_all", width=regions.width, classes=regions.classes) as writer:
+        for number in range(1, 61):
+            rows = (
+                regions.features.row(number - 1),
+                regions.boxes.row(number - 1),
+                regions.soft_labels.row(number - 1),
+            )
+            features, boxes, labels = (values.float().numpy() for values in rows)
+            writer.add(f"vg_{number}.npz", features, boxes[:, :4], labels)
+            phrases = [{"region_id": number, "image_id": number, "phrase": "a big red ball"}]
+            entries.append({"id": number, "regions": phrases})
+    (genome / "region_descriptions.json").write_text(json.dumps(entries))
+    return open_folder(folder)
+
+
+def test_a_step_is_of_one_corpus_and_all_are_learnt_from(corpora: Source, tmp_path: Path) -> None:
+    spec = Pretraining(data=DATA, split="dev", objectives=EVERY, corpora=Corpora(coco=1.0, vg=2.0))
+    task = PretrainingTask(spec, corpora)
+    groups = task.lengths()
+    assert isinstance(groups, Groups)
+    phrase = task.corpora("train")["vg"].texts
+    assert {tuple(phrase.row(row).tolist()) for row in range(len(phrase))} == {tuple(phrase.row(0).tolist())}
+    found = {"coco": 0, "vg": 0}
+    plan = batch_plan(groups, tokens=200, task="pretraining", seed=0)
+    for step in range(60):
+        batch = task.batch(plan(step), stream("test", step))
+        if batch.objective in ("mrfr", "mrc"):
+            rows = {tuple(row[row != 0].tolist()) for row in batch.inputs.tokens}
+            found["vg" if rows == {tuple(phrase.row(0).tolist())} else "coco"] += 1
+    assert found["coco"] > 0
+    assert found["vg"] > found["coco"]
+    model = Model(
+        build_backbone(TOY, vocabulary=len(corpora.vocabulary), region_width=task.region_width(), dropout=0.0),
+        task.head(TOY.hidden, 0.0),
+    )
+    node = Train(backbone=TOY, task=spec, start=Fresh(), recipe=Recipe(steps=6, learning_rate=1e-3, accumulation=2))
+    initialise(model, task, node, Store(tmp_path / "no-store"))
+    train(model, task, node.recipe, seed=0)
+    assert 0 <= evaluate(model, task, "dev").metrics["itm_accuracy"] <= 1
+
+
+def test_an_objective_without_labels_is_refused_before_training(corpora: Source) -> None:
+    where = corpora.folder / "visual_genome" / "regions_all"
+    whole = read_regions(where)
+    shutil.rmtree(where)
+    with RegionWriter(where, width=whole.width, classes=0) as writer:
+        for row, name in enumerate(whole.names):
+            features, boxes = (values.row(row).float().numpy() for values in (whole.features, whole.boxes))
+            writer.add(name, features, boxes[:, :4], np.zeros((len(features), 0), dtype=np.float32))
+    lacking = Pretraining(data=DATA, split="dev", corpora=Corpora(coco=1.0, vg=2.0))
+    with pytest.raises(UserError, match=r"mrc_kl needs the detector's soft labels, but the regions of the corpus vg"):
+        PretrainingTask(lacking, corpora).head(16, 0.0)
+    without = Objectives(mlm=1.0, mrc_kl=0.0, itm=1.0)
+    PretrainingTask(lacking.model_copy(update={"objectives": without}), corpora).head(16, 0.0)

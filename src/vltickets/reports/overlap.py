@@ -220,6 +220,8 @@ def _has_seeds(results: OverlapResults) -> bool:
 
 def _bar(figure: Figure, axes: Axes, scale: Normalize) -> None:
     bar = figure.colorbar(ScalarMappable(scale, COLOURS), cax=axes)
+    assert bar.solids is not None
+    bar.solids.set(rasterized=False, edgecolor="face")  # no picture inside the picture: a page may not load one
     axes.spines[:].set_visible(False)
     axes.tick_params(length=3, width=0.7, labelsize=8.5)
     bar.locator = MaxNLocator(steps=[1, 2, 5, 10], nbins=6)

@@ -8,7 +8,7 @@ from vltickets.specs import DataSpec, MaskSource, Prune, RandomMask, Train, Trai
 from vltickets.studies.config import task_on
 from vltickets.studies.graph import Cell
 from vltickets.studies.paper_config import Paper
-from vltickets.studies.starts import starts
+from vltickets.studies.starts import pretraining_stage, starts
 from vltickets.tickets import iterative_magnitude_pruning
 
 PRETRAINING = "pretraining"
@@ -38,8 +38,7 @@ class Lab:
 
     def pretrain(self, seed: int, mask: MaskSource | None = None) -> Train:
         """Return a round of pre-training, from θ₀ and the pre-trained heads."""
-        assert isinstance(self.theta0, Trained)
-        whole, universal = self.theta0.train, self.study.universal
+        whole, universal = self._pretraining(), self.study.universal
         recipe = changed(
             whole.recipe,
             steps=max(round(universal.share * whole.recipe.steps), 1),
@@ -47,6 +46,14 @@ class Lab:
             warmup=whole.recipe.warmup if universal.warmup is None else universal.warmup,
         )
         return Train(backbone=whole.backbone, task=whole.task, start=self.theta0, recipe=recipe, mask=mask, seed=seed)
+
+    def _pretraining(self) -> Train:
+        """Return the pre-training that made θ₀; where θ₀ was imported, the one that the recipe describes."""
+        if isinstance(self.theta0, Trained):
+            return self.theta0.train
+        stages = self.study.pretraining
+        assert stages is not None
+        return pretraining_stage(self.study, stages.vision_language, self.data, self.theta0, stages.seed)
 
     def masks(self, source: str, seed: int, *, adversarial: bool = False) -> dict[float, MaskSource]:
         """Return a source's mask at every level: those of iterative magnitude pruning, or random ones."""

@@ -14,10 +14,11 @@ ARTEFACTS: tuple[Artefact, ...] = ("table2", "figure3", "figure5", "table5", "fi
 
 
 class TaskPlan(Spec):
-    """One task of the paper: its options, and what of its fine-tuning differs from the study's `training`."""
+    """One task of the paper: its options, and what differs from the study's tables `training` and `adversarial`."""
 
     options: dict[str, Any] = Field({})
     training: dict[str, Any] = Field({})
+    adversarial: dict[str, Any] = Field({})
 
 
 class Universal(Spec):
@@ -66,14 +67,19 @@ class Paper(Common):
         if odd and "figure5" in self.artefacts:
             raise ValueError(f"adversarial_tasks = {self.adversarial_tasks}: no table [tasks.{odd[0]}]")
         if self.start in ("shipped", "fresh") or self.pretraining is None:
-            raise ValueError("the universal ticket goes on with pre-training: start = 'pretrained', and [pretraining]")
+            raise ValueError(
+                "the universal ticket goes on with pre-training: it needs a table [pretraining], and "
+                "start = 'pretrained' or 'imported'"
+            )
         for name in self.tasks:
-            self.recipe_of(name)
+            self.recipe_of(name, adversarial=True)
         return self
 
     def recipe_of(self, task: str, *, adversarial: bool = False) -> Recipe:
         """Return how a task is fine-tuned."""
-        values = self.training.model_dump() | self.tasks[task].training  # type: ignore[index]
+        plan = self.tasks[task]  # type: ignore[index]
+        values = self.training.model_dump() | plan.training
         if adversarial and self.adversarial is not None:
-            values["adversarial"] = self.adversarial.model_dump()
+            own = self.adversarial.model_dump() | plan.adversarial
+            values["adversarial"] = parse(Adversarial, own, f"tasks.{task}.adversarial").model_dump()
         return parse(Recipe, values, f"tasks.{task}.training")

@@ -40,12 +40,15 @@ def pretraining_nodes(study: Common, pretrain: Pretrain, data: DataSpec) -> tupl
     start: Start = Fresh(seed=pretrain.seed) if pretrain.start is None else imported(study)
     text = None
     if pretrain.text is not None:
-        text = _stage(study, pretrain.text, data, start, pretrain.seed, text_only=True)
+        text = pretraining_stage(study, pretrain.text, data, start, pretrain.seed, text_only=True)
         start = Trained(train=text)
-    return text, _stage(study, pretrain.vision_language, data, start, pretrain.seed, text_only=False)
+    return text, pretraining_stage(study, pretrain.vision_language, data, start, pretrain.seed)
 
 
-def _stage(study: Common, stage: Stage, data: DataSpec, start: Start, seed: int, *, text_only: bool) -> Train:
+def pretraining_stage(
+    study: Common, stage: Stage, data: DataSpec, start: Start, seed: int, *, text_only: bool = False
+) -> Train:
+    """Return the training of one stage of pre-training."""
     task = Pretraining(
         data=data,
         split="dev",
