@@ -162,8 +162,8 @@ def universal(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 
 @pytest.mark.study
 @pytest.mark.parametrize(
-    "arrival", [27, 35]
-)  # of 4 + 10 steps of pre-training, 2 x 4 of the task's search, 2 x 10 more
+    "arrival", [55, 75]
+)  # a step arrives twice: 4 + 10 steps make θ₀, 2 x 4 a task's ticket, then 2 x 10 the universal one
 def test_pruning_on_pre_training_killed_in_a_round_goes_on_with_the_same_bits(
     arrival: int, universal: dict[str, object], tmp_path: Path
 ) -> None:
