@@ -131,7 +131,16 @@ def test_every_part_of_the_tiny_paper_is_there() -> None:
         for task in ("vqa", "vcr", "refcoco"):
             levels = {c.sparsity for c in cells if c.baseline == f"{task}-adversarial" and c.seed == seed}
             assert levels == {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9}
-    assert not any(isinstance(cell.node, OneShot) for cell in cells)
+
+
+def test_one_shot_pruning_is_one_mask_for_all_seeds_and_no_source_of_its_own() -> None:
+    cells = cells_of()
+    masks = {found(cells, "mask", 0.7, "one-shot", seed).node for seed in (0, 1)}
+    assert len(masks) == 1
+    assert masks == {trained(found(cells, "one-shot", 0.7, "vqa")).mask}
+    assert all(isinstance(mask, OneShot) for mask in masks)
+    plain = cells_of("controls=['random']")
+    assert not any(cell.baseline == "one-shot" or cell.task == "one-shot" for cell in plain)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from vltickets.store import Record, Store
 from vltickets.store.store import check_format
 from vltickets.studies.verdicts import Verdict, judge
 
-FULL, PRETRAINING, RANDOM = "full", "pretraining", "random"
+FULL, PRETRAINING, RANDOM, ONE_SHOT = "full", "pretraining", "random", "one-shot"
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ SOURCES = {
     "nlvr1": "NLVR v1",
     PRETRAINING: "pre-training",
     RANDOM: "random",
+    ONE_SHOT: "one-shot",
 }
 
 

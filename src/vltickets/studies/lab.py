@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vltickets.specs import DataSpec, MaskSource, Prune, RandomMask, Train, Trained, changed
+from vltickets.specs import DataSpec, MaskSource, OneShot, Prune, RandomMask, Train, Trained, changed
 from vltickets.studies.config import task_on
 from vltickets.studies.graph import Cell
 from vltickets.studies.paper_config import Paper
@@ -13,10 +13,12 @@ from vltickets.tickets import iterative_magnitude_pruning
 
 PRETRAINING = "pretraining"
 RANDOM = "random"
+ONE_SHOT = "one-shot"
 
 
 class Lab:
-    """Trainings of one paper study over one source of data. A source of masks is a task, `pretraining` or `random`."""
+    """Trainings of one paper study over one source of data. A source of masks is a task, `pretraining`,
+    or one of the controls `random` and `one-shot`."""
 
     def __init__(self, study: Paper, data: DataSpec) -> None:
         self.study = study
@@ -56,18 +58,19 @@ class Lab:
         return pretraining_stage(self.study, stages.vision_language, self.data, self.theta0, stages.seed)
 
     def masks(self, source: str, seed: int, *, adversarial: bool = False) -> dict[float, MaskSource]:
-        """Return a source's mask at every level: those of iterative magnitude pruning, or random ones."""
+        """Return a source's mask at every level: those of iterative magnitude pruning, or of a control."""
         key = (source, seed, adversarial)
         if key not in self._masks:
-            self._masks[key] = (
-                self._searched(source, seed, adversarial)
-                if source != RANDOM
-                else {
-                    level: RandomMask(backbone=self.study.uniter, sparsity=level, seed=seed)
-                    for level in self.study.levels
-                }
-            )
+            make = {RANDOM: self._random, ONE_SHOT: self._one_shot}.get(source)
+            found = self._searched(source, seed, adversarial) if make is None else {}
+            self._masks[key] = found if make is None else {level: make(level, seed) for level in self.study.levels}
         return self._masks[key]
+
+    def _random(self, level: float, seed: int) -> MaskSource:
+        return RandomMask(backbone=self.study.uniter, sparsity=level, seed=seed)
+
+    def _one_shot(self, level: float, seed: int) -> MaskSource:
+        return OneShot(backbone=self.study.uniter, start=self.theta0, sparsity=level)  # one for all seeds
 
     def _searched(self, source: str, seed: int, adversarial: bool) -> dict[float, MaskSource]:
         def train(mask: MaskSource | None) -> Train:

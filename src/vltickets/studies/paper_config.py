@@ -38,7 +38,7 @@ class Paper(Common):
     """The paper's tables and figures as one graph: whatever two of them need is done once.
 
     `levels` are the rounds of every search. Transfer is shown at `transfer_levels`, from each task's ticket, the
-    pre-training ticket and a random mask to each task.
+    pre-training ticket and the controls to each task.
     """
 
     study: Literal["paper"]
@@ -46,6 +46,9 @@ class Paper(Common):
     training: Recipe
     tasks: dict[TaskName, TaskPlan]
     universal: Universal = Universal()
+    controls: tuple[Literal["random", "one-shot"], ...] = Field(
+        ("random",), description="beside the tickets of Figure 3"
+    )
     transfer_levels: tuple[float, ...] = (0.5, 0.7, 0.9)
     universal_levels: tuple[float, ...] = Field((0.5, 0.6, 0.7, 0.8), description="of Table 2")
     overlap_levels: tuple[float, ...] = Field((0.6, 0.7), description="of Figure 8")

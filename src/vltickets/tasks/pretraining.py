@@ -70,7 +70,9 @@ class PretrainingTask:
         self.spec = spec
         self.vocabulary = source.vocabulary
         self.captions = lru_cache(maxsize=8)(source.captions)
-        self.mixed = {} if spec.corpora is None else {name: share for name, share in spec.corpora.model_dump().items() if share}
+        self.mixed = (
+            {} if spec.corpora is None else {name: share for name, share in spec.corpora.model_dump().items() if share}
+        )
         self.shares = {"mlm": 1.0} if spec.text_only else spec.objectives.shares
         self.alignment = 0.0 if spec.text_only else spec.objectives.wra
 

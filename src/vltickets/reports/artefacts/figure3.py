@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from vltickets.reports import wording
 from vltickets.reports.panels import panels
-from vltickets.reports.paper_results import FULL, PRETRAINING, RANDOM, SOURCES, Column, Key, PaperResults
+from vltickets.reports.paper_results import FULL, ONE_SHOT, PRETRAINING, RANDOM, SOURCES, Column, Key, PaperResults
 from vltickets.reports.style import GREY, INK
 from vltickets.reports.tables import Table, runs_table
 from vltickets.studies.verdicts import Verdict
@@ -24,6 +24,7 @@ MARKS = {
     "retrieval": ("#7d6608", "X"),
     PRETRAINING: (INK, "*"),
     RANDOM: (GREY, "."),
+    ONE_SHOT: (GREY, "h"),
 }
 
 
@@ -60,7 +61,7 @@ def _best(results: PaperResults, columns: list[Column], levels: list[float], sou
             means = {
                 source: mean
                 for source in sources
-                if source not in (column.task, RANDOM)
+                if source not in (column.task, RANDOM, ONE_SHOT)
                 and (mean := results.score(column, Key(source, level)).mean) is not None
             }
             own = results.score(column, Key(column.task, level))

@@ -1,11 +1,11 @@
-"""Figures 3 and 6: every task's ticket, the pre-training ticket and a random mask, on every task."""
+"""Figures 3 and 6: every task's ticket, the pre-training ticket and the controls, on every task."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from vltickets.studies.graph import Cell
-from vltickets.studies.lab import PRETRAINING, RANDOM, Lab
+from vltickets.studies.lab import PRETRAINING, Lab
 
 
 def cells(lab: Lab) -> Iterator[Cell]:
@@ -13,7 +13,7 @@ def cells(lab: Lab) -> Iterator[Cell]:
     for task in lab.tasks:
         yield from lab.full(task, "figure3")
         yield from lab.tickets(task, task, lab.study.transfer_levels, "figure3")
-    for source in (PRETRAINING, RANDOM, *lab.tasks):
+    for source in (PRETRAINING, *lab.study.controls, *lab.tasks):
         for task in lab.tasks:
             if source != task:
                 yield from lab.tickets(source, task, lab.study.transfer_levels, "figure3")
