@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -250,6 +251,63 @@ def test_names_take_the_number_a_file_ends_in_and_its_path(photos: Path) -> None
     assert "coco_val2014_000000000042.npz" in find_pictures(photos, "coco_val2014_{id:012d}.npz").names
     assert "vcr_b_img_004.npz" in find_pictures(photos, "vcr_{path}.npz").names
 
+
+def test_a_store_that_extraction_made_trains_a_model_on_coco_s_own_captions(
+    run: Callable[..., tuple[int, str, str]], rt_detr: Path, shared: Path, tmp_path: Path
+) -> None:
+    coco, folder = shared / "data" / "coco_mini", tmp_path / "coco"
+    form = "coco_{split}2017_{id:012d}.npz"
+    code, said, _ = run(
+        coco / "images.parquet", "--detector", rt_detr, "--out", folder / "regions" / "coco", "--name-format", form,
+        "--least", 4,
+    )  # fmt: skip
+    assert code == 0, said
+    regions = read_regions(folder / "regions" / "coco")
+    words: set[str] = set()
+    for split in ("train", "val"):
+        content = json.loads((coco / f"captions_{split}2017.json").read_text())
+        there = [
+            item
+            for item in content["annotations"]
+            if f"coco_{split}2017_{item['image_id']:012d}.npz"
+            in regions.names  # the samples name more photos than they have
+        ]
+        words |= {word for item in there for word in re.findall(r"\w+|[^\w\s]", item["caption"].lower())}
+        (folder / "captions").mkdir(exist_ok=True)
+        (folder / "captions" / f"captions_{split}2017.json").write_text(json.dumps(content | {"annotations": there}))
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    (folder / "vocab.txt").write_text("\n".join([*specials, *sorted(words)]) + "\n")
+    (tmp_path / "mine.toml").write_text(MATCHING)
+    command = ["study", "run", tmp_path / "mine.toml", "--data", folder, "--store", tmp_path / "store", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "vltickets", *map(str, command), "--workers", "0"],
+        env={**os.environ, "PYTHONPATH": str(SRC)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = {row["baseline"]: row["mean"] for row in json.loads(done.stdout)}
+    assert 0 <= rows["full"] <= 1
+    assert rows["chance"] == 1 / 5
+
+
+MATCHING = """
+title = "Matching on extracted regions"
+data = "folder"
+backbone = "tiny"
+task = "matching"
+options = { candidates = 5 }
+split = "dev"
+start = "fresh"
+seeds = [0]
+baselines = ["full"]
+
+[training]
+steps = 12
+learning_rate = 1e-3
+batch_tokens = 512
+"""
 
 KILLED = """
 import os, signal, sys
