@@ -171,3 +171,14 @@ def test_the_gradient_goes_through_the_cost_alone() -> None:
     cost = 1 - nn.functional.normalize(by_hand, dim=-1) @ nn.functional.normalize(regions, dim=-1).mT
     (cost * transport_plan(cost.detach(), *masks, beta=0.5, iterations=50)).sum().backward()
     assert torch.allclose(words.grad, by_hand.grad, atol=1e-6)
+
+
+def test_transport_is_in_full_precision_under_mixed_precision() -> None:
+    generator = torch.Generator().manual_seed(0)
+    words, regions = (torch.randn(2, n, 8, generator=generator) for n in (5, 3))
+    masks = torch.ones(2, 5, dtype=torch.bool), torch.ones(2, 3, dtype=torch.bool)
+    whole = transport_distance(words, masks[0], regions, masks[1])
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = transport_distance(words, masks[0], regions, masks[1])
+    assert mixed.dtype == torch.float32
+    assert torch.equal(mixed, whole)
