@@ -58,8 +58,8 @@ class OverlapResults:
 
     `cells` holds each pair of labels in both orders: the mean over the seeds that both have. A label with itself is
     the mean over pairs of different seeds. A mask that stands under several seeds (a universal ticket, one-shot) is one
-    mask: no pair counts twice, and it has no overlap with itself. `densities` are of single masks, by label and seed, and `digests` lead back
-    to the runs that made them.
+    mask: no pair counts twice, and it has no overlap with itself. `densities` are of single masks, by label and seed,
+    and `digests` lead back to the runs that made them.
     """
 
     labels: tuple[str, ...]
