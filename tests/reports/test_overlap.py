@@ -81,6 +81,16 @@ def test_a_source_with_itself_is_compared_between_its_seeds(
     assert results.cells["pre-training", "pre-training"].mean is None
 
 
+def test_one_mask_under_several_seeds_is_one_mask(store: Store, kept: tuple[dict[str, dict[int, str]], object]) -> None:
+    digest, vqa = kept[0]["pre-training"][0], kept[0]["vqa"]
+    found = overlaps(
+        store, {"universal": {0: digest, 1: digest, 2: digest}, "again": {0: digest, 1: digest}, "vqa": vqa}
+    )
+    assert found.cells["universal", "universal"].mean is None
+    assert (found.cells["universal", "again"].mean, found.cells["universal", "again"].pairs) == (1.0, 1)
+    assert found.cells["universal", "vqa"].pairs == 3
+
+
 def test_the_table_says_the_same_numbers(results: OverlapResults) -> None:
     lines = overlap_table(results).splitlines()
     assert lines[0] == "| overlap in % (by chance) | kept | vqa | gqa \\| b | pre-training |"

@@ -58,8 +58,9 @@ class OverlapResults:
     """The overlaps of sources with each other, by label.
 
     `cells` holds each pair of labels in both orders: the mean over the seeds that both have. A label with itself is
-    the mean over pairs of different seeds. `densities` are of single masks, by label and seed, and `digests` lead back
-    to the runs that made them.
+    the mean over pairs of different seeds. A mask that stands under several seeds (a universal ticket, one-shot) is one
+    mask: no pair counts twice, and it has no overlap with itself. `densities` are of single masks, by label and seed,
+    and `digests` lead back to the runs that made them.
     """
 
     labels: tuple[str, ...]
@@ -88,7 +89,7 @@ def overlaps(store: Store, masks: Mapping[str, Mapping[int, str]]) -> OverlapRes
     )
     cells: dict[tuple[str, str], Overlap] = {}
     for label, seeds in loaded.items():
-        cells[label, label] = _mean([(seeds[one], seeds[other]) for one, other in combinations(seeds, 2)])
+        cells[label, label] = _mean([(seeds[one], seeds[other]) for one, other in combinations(seeds, 2)], apart=True)
     for one, other in combinations(loaded, 2):
         common = [seed for seed in loaded[one] if seed in loaded[other]]
         cell = _mean([(loaded[one][seed], loaded[other][seed]) for seed in common])
@@ -163,7 +164,10 @@ def _load(store: Store, digest: str) -> _Loaded:
     return loaded
 
 
-def _mean(pairs: list[tuple[_Loaded, _Loaded]]) -> Overlap:
+def _mean(asked: list[tuple[_Loaded, _Loaded]], *, apart: bool = False) -> Overlap:
+    """Return the mean over the pairs that are not the same two masks again; with `apart`, not of a mask with itself."""
+    distinct = {(one.digest, other.digest): (one, other) for one, other in asked}
+    pairs = [pair for (one, other), pair in distinct.items() if not (apart and one == other)]
     if not pairs:
         return Overlap()
     sizes = {name: place.size for name, place in pairs[0][0].places.items()}
@@ -251,7 +255,7 @@ def _draw(axes: Axes, results: OverlapResults, scale: Normalize, *, named: bool)
 def _draw_cell(axes: Axes, cell: Overlap, place: tuple[int, int], scale: Normalize, *, diagonal: bool) -> None:
     x, y = place
     colour = PAPER if cell.mean is None else COLOURS(scale(100 * cell.mean))
-    edge = {"edgecolor": INK, "linewidth": 1.2} if diagonal else {"linewidth": 0}
+    edge = {"edgecolor": GREY if cell.mean is None else INK, "linewidth": 1.2} if diagonal else {"linewidth": 0}
     half = 0.45 if diagonal else 0.47
     axes.add_patch(Rectangle((x - half, y - half), 2 * half, 2 * half, facecolor=colour, **edge))
     if cell.mean is None:
