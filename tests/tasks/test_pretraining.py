@@ -195,17 +195,21 @@ def test_a_step_is_of_one_corpus_and_all_are_learnt_from(corpora: Source, tmp_pa
             found["vg" if rows == {tuple(phrase.row(0).tolist())} else "coco"] += 1
     assert found["coco"] > 0
     assert found["vg"] > found["coco"]
-    model = Model(
-        build_backbone(TOY, vocabulary=len(corpora.vocabulary), region_width=task.region_width(), dropout=0.0),
-        task.head(TOY.hidden, 0.0),
-    )
-    node = Train(backbone=TOY, task=spec, start=Fresh(), recipe=Recipe(steps=6, learning_rate=1e-3, accumulation=2))
-    initialise(model, task, node, Store(tmp_path / "no-store"))
-    train(model, task, node.recipe, seed=0)
+    model = model_of(task, corpora, tmp_path)
+    train(model, task, Recipe(steps=6, learning_rate=1e-3, accumulation=2), seed=0)
     assert 0 <= evaluate(model, task, "dev").metrics["itm_accuracy"] <= 1
 
 
-def test_an_objective_without_labels_is_refused_before_training(corpora: Source) -> None:
+def model_of(task: PretrainingTask, source: Source, folder: Path) -> Model:
+    """A toy model with fresh weights."""
+    backbone = build_backbone(TOY, vocabulary=len(source.vocabulary), region_width=task.region_width(), dropout=0.0)
+    model = Model(backbone, task.head(TOY.hidden, 0.0))
+    node = Train(backbone=TOY, task=task.spec, start=Fresh(), recipe=Recipe(steps=1, learning_rate=1e-3))
+    initialise(model, task, node, Store(folder / "no-store"))
+    return model
+
+
+def test_an_objective_without_labels_is_refused_before_training(corpora: Source, tmp_path: Path) -> None:
     where = corpora.folder / "visual_genome" / "regions_all"
     whole = read_regions(where)
     shutil.rmtree(where)
@@ -215,6 +219,30 @@ def test_an_objective_without_labels_is_refused_before_training(corpora: Source)
             writer.add(name, features, boxes[:, :4], np.zeros((len(features), 0), dtype=np.float32))
     lacking = Pretraining(data=DATA, split="dev", corpora=Corpora(coco=1.0, vg=2.0))
     with pytest.raises(UserError, match=r"mrc_kl needs the detector's soft labels, but the regions of the corpus vg"):
-        PretrainingTask(lacking, corpora).head(16, 0.0)
+        PretrainingTask(lacking, corpora).lengths()
     without = Objectives(mlm=1.0, mrc_kl=0.0, itm=1.0)
-    PretrainingTask(lacking.model_copy(update={"objectives": without}), corpora).head(16, 0.0)
+    task = PretrainingTask(lacking.model_copy(update={"objectives": without}), corpora)
+    assert isinstance(task.lengths(), Groups)
+    found = evaluate(model_of(task, corpora, tmp_path), task, "dev").metrics
+    assert "mrc_accuracy" in found  # of the corpus that has labels
+
+
+def test_regions_of_another_shape_than_the_scored_ones_are_refused_before_training(corpora: Source) -> None:
+    where = corpora.folder / "captions" / "regions_train"
+    whole = read_regions(where)
+    shutil.rmtree(where)
+    with RegionWriter(where, width=whole.width - 1, classes=whole.classes) as writer:
+        for row, name in enumerate(whole.names):
+            rows = (whole.features.row(row)[:, 1:], whole.boxes.row(row)[:, :4], whole.soft_labels.row(row))
+            writer.add(name, *(values.float().numpy() for values in rows))
+    with pytest.raises(UserError, match="take the features of one detector"):
+        PretrainingTask(Pretraining(data=DATA, split="dev"), corpora).lengths()
+
+
+def test_pre_training_starts_from_bert_s_head_of_words_alone(source: Source, build: Build) -> None:
+    model, _ = build("pretraining")
+    words = {name: value + 1 for name, value in model.head.state_dict().items() if name.startswith("cls.")}
+    fresh = {name: value.clone() for name, value in model.head.state_dict().items()}
+    task_of(source, objectives=EVERY).adopt(model.head, words)
+    for name, value in model.head.state_dict().items():
+        assert torch.equal(value, words.get(name, fresh[name]))

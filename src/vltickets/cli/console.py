@@ -147,11 +147,15 @@ def _on_bar(event: Event, pace: Pace, bar: Progress, task: TaskID) -> None:
 
 
 def _names(planned: Planned) -> dict[str, str]:
-    names: dict[str, str] = {item.node.digest: item.node.kind for item in planned.work}
+    names = {
+        item.node.digest: f"train {item.node.task.kind}" if isinstance(item.node, Train) else item.node.kind
+        for item in planned.work
+    }
     for cell in planned.cells:
         level = f" {cell.sparsity:.0%}" if cell.sparsity else ""
         where = f" on {cell.task}" if cell.task else ""
-        names[cell.node.digest] = f"{cell.baseline}{level}{where} seed {cell.seed}"
+        how = ", adversarial" if cell.adversarial else ""
+        names[cell.node.digest] = f"{cell.baseline}{level}{where} seed {cell.seed}{how}"
     return names
 
 

@@ -2,7 +2,7 @@
 
 from vltickets.data.batches import BatchPlan, Groups, MixedPlan, batch_plan, cut_batches
 from vltickets.data.captions import Captions
-from vltickets.data.corpora import CORPORA, check_soft_labels, region_shape
+from vltickets.data.corpora import CORPORA, check_soft_labels, has_soft_labels, region_shape
 from vltickets.data.inputs import Inputs, assemble, joined
 from vltickets.data.nlvr2 import Pairs
 from vltickets.data.questions import Questions
@@ -37,6 +37,7 @@ __all__ = [
     "check_folder",
     "check_soft_labels",
     "cut_batches",
+    "has_soft_labels",
     "import_regions",
     "joined",
     "open_folder",

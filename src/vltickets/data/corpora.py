@@ -103,6 +103,11 @@ def region_shape(corpora: Mapping[str, Captions]) -> tuple[int, int]:
     return width, corpora[labelled].regions.classes if labelled else 0
 
 
+def has_soft_labels(data: Captions) -> bool:
+    """Has the first caption's image soft labels that say something? Then all have: a store has them or has none."""
+    return data.regions.classes > 1 and bool(data.regions.soft_labels.row(int(data.images[0])).any())
+
+
 def check_soft_labels(corpora: Mapping[str, Captions], objective: str) -> None:
     """Raise `UserError` where a corpus' regions have no soft labels, from which `objective` would learn.
 
@@ -110,7 +115,7 @@ def check_soft_labels(corpora: Mapping[str, Captions], objective: str) -> None:
     """
     for name, data in corpora.items():
         regions = data.regions
-        if regions.classes < 2 or not regions.soft_labels.row(int(data.images[0])).any():
+        if not has_soft_labels(data):
             raise UserError(
                 f"the objective {objective} needs the detector's soft labels, but the regions of the corpus {name} "
                 f"({regions.where}) have none; import features that have them, or set the objective's ratio to 0"

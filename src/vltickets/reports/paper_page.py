@@ -83,7 +83,7 @@ def print_paper(results: PaperResults, console: Console) -> None:
             for place, name in enumerate(table.header):
                 rich.add_column(name, justify="left" if place == 0 else "right", overflow="fold")
             for row in table.rows:
-                rich.add_row(*(cell.replace("**", "") for cell in row))
+                rich.add_row(*(cell.replace("**", "").replace("`", "") for cell in row))
             console.print(rich)
             console.print()
 

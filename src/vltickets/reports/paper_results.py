@@ -29,11 +29,6 @@ class Column:
     metric: str
     title: str
 
-    @property
-    def items(self) -> str:
-        """The name of the metric's scores item by item."""
-        return self.metric
-
 
 COLUMNS = (
     Column("vqa", "score", "VQA"),
@@ -115,6 +110,7 @@ class PaperResults:
         self.store = store
         self.study = study
         self.cells = cells
+        self._items: dict[str, Mapping[str, np.ndarray]] = {}
         self._by: dict[tuple[str, Key], list[Cell]] = {}
         for cell in cells:
             self._by.setdefault((cell.task, cell.key), []).append(cell)
@@ -154,13 +150,25 @@ class PaperResults:
 
     def items(self, column: Column, key: Key) -> dict[int, np.ndarray]:
         """Return a ticket's scores in a column, test item by test item, for each finished seed."""
-        score = self.score(column, key)
-        arrays = {seed: self.store.arrays(digest, "items") for seed, digest in score.digests.items()}
-        return {seed: found[column.items] for seed, found in arrays.items() if column.items in found}
+        found = {seed: self._arrays(digest) for seed, digest in self.score(column, key).digests.items()}
+        return {seed: arrays[column.metric] for seed, arrays in found.items() if column.metric in arrays}
+
+    def _arrays(self, digest: str) -> Mapping[str, np.ndarray]:
+        if digest not in self._items:
+            self._items[digest] = self.store.arrays(digest, "items")
+        return self._items[digest]
 
     def compare(self, column: Column, key: Key, other: Key) -> Verdict | None:
-        """Return what the runs say of `key` against `other`, paired by seed and by test item; None without a pair."""
+        """Return what the runs say of `key` against `other`, paired by seed and by test item; None without a pair.
+
+        The seeds' variance is of this one level, not pooled over a curve: `other` is another run at every level.
+        """
         return judge(self.items(column, other), {key.sparsity: self.items(column, key)}).get(key.sparsity)
+
+    def reference(self, baseline: str, task: str) -> float | None:
+        """Return a task's headline score that is no training's, `chance` or `oracle`; None where it is unknown."""
+        rows = self.study.get("extra_rows", ())
+        return next((row["mean"] for row in rows if (row["baseline"], row.get("task")) == (baseline, task)), None)
 
     def masks(self, sparsity: float) -> dict[str, dict[int, str]]:
         """Return the finished masks of a sparsity: source → seed → digest."""

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from vltickets.errors import UserError
 from vltickets.specs import (
     OFFICIAL_OBJECTIVES,
     TASK_KINDS,
@@ -141,7 +142,9 @@ class Common(Spec):
 
 def task_on(name: str, options: dict[str, Any], data: Any, split: str, *, blind: bool = False) -> TaskSpec:
     """Return a task over a source of data, with a recipe's options for it."""
-    values = {**options, "kind": name, "data": data, "split": split, "blind": blind}
+    if odd := sorted({"kind", "data", "blind"} & set(options)):
+        raise UserError(f"options of the task {name}: {odd[0]!r} is not among them; it follows from the study")
+    values = {"split": split, **options, "kind": name, "data": data, "blind": blind}
     task: TaskSpec = parse(TASK_KINDS[name], values, f"options of the task {name}")  # type: ignore[assignment]
     return task
 

@@ -39,7 +39,10 @@ class Lab:
         )
 
     def pretrain(self, seed: int, mask: MaskSource | None = None) -> Train:
-        """Return a round of pre-training, from θ₀ and the pre-trained heads."""
+        """Return a round of pre-training, from θ₀ and the pre-trained heads.
+
+        Its batches are not those that made θ₀: its seed comes after pre-training's own.
+        """
         whole, universal = self._pretraining(), self.study.universal
         recipe = changed(
             whole.recipe,
@@ -47,7 +50,14 @@ class Lab:
             learning_rate=universal.learning_rate or whole.recipe.learning_rate,
             warmup=whole.recipe.warmup if universal.warmup is None else universal.warmup,
         )
-        return Train(backbone=whole.backbone, task=whole.task, start=self.theta0, recipe=recipe, mask=mask, seed=seed)
+        return Train(
+            backbone=whole.backbone,
+            task=whole.task,
+            start=self.theta0,
+            recipe=recipe,
+            mask=mask,
+            seed=whole.seed + 1 + seed,
+        )
 
     def _pretraining(self) -> Train:
         """Return the pre-training that made θ₀; where θ₀ was imported, the one that the recipe describes."""

@@ -155,18 +155,21 @@ def _reference_rows(planned: Planned, store: Store) -> list[dict[str, Any]]:
         return [
             {**row, "task": name}
             for name, plan in study.tasks.items()
-            for row in _rows_of(task_on(name, plan.options, planned.data, study.split), planned, store)
+            for row in _rows_of(task_on(name, plan.options, planned.data, study.split), planned, store, linear=False)
         ]
-    return _rows_of(study.task_on(planned.data), planned, store)
+    return _rows_of(study.task_on(planned.data), planned, store, linear=True)
 
 
-def _rows_of(spec: TaskSpec, planned: Planned, store: Store) -> list[dict[str, Any]]:
-    """Return a task's rows that are not trainings."""
+def _rows_of(spec: TaskSpec, planned: Planned, store: Store, *, linear: bool) -> list[dict[str, Any]]:
+    """Return a task's rows that are not trainings; `linear` asks for a linear model's too, where there is one."""
     source, split = open_source(planned.data, store), spec.split
     task = build_task(spec, source, planned.study.uniter)
     rows = [_row("chance", task.chance(split), "the best constant answer, or guessing")]
     if isinstance(planned.data, World):
-        rows.append(_row("oracle", oracle_score(task, planned.data, split), "a reader of the true structure"))
+        oracle = oracle_score(task, planned.data, split)
+        rows.append(_row("oracle", oracle, "a reader of the true structure"))
+    if not linear:
+        return rows
     if spec.kind == "matching":
         score = ridge_matching(source.captions("train"), source.captions(split), split)
         note = "linear: ridge from mean and whole-image region features to the captions' words, same items"

@@ -8,7 +8,7 @@ is added to image-text matching: matched pairs are to be near in transport dista
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal, cast
 
 import numpy as np
@@ -25,6 +25,7 @@ from vltickets.data import (
     Source,
     assemble,
     check_soft_labels,
+    has_soft_labels,
     region_shape,
     soft_targets,
     stream,
@@ -37,6 +38,7 @@ from vltickets.tasks.protocol import PLAIN_TYPES, Evaluation, Model, evaluation_
 from vltickets.tasks.transport import transport_distance
 
 Objective = Literal["mlm", "mrc", "mrc_kl", "mrfr", "itm"]
+SEES = ("itm_output.", "region_classifier.", "feat_regress.")  # heads that vision-language pre-training leaves
 HEAD_OF = {
     "mlm": "cls.",
     "mrc": "region_classifier.",
@@ -83,11 +85,8 @@ class PretrainingTask:
         return {name: self.captions(split, name) for name in self.mixed}
 
     def head(self, hidden: int, dropout: float) -> nn.Module:
-        """Return the pre-training heads. An objective whose labels a corpus lacks is a `UserError`."""
-        data = self.corpora(self.spec.split)
-        for objective in sorted({"mrc", "mrc_kl"} & set(self.shares)):
-            check_soft_labels(data, objective)
-        width, classes = region_shape(data)
+        """Return the pre-training heads."""
+        width, classes = region_shape(self.corpora(self.spec.split))
         return PretrainingHead(hidden, len(self.vocabulary), classes, width)
 
     def region_width(self) -> int:
@@ -95,8 +94,22 @@ class PretrainingTask:
         return region_shape(self.corpora(self.spec.split))[0]
 
     def lengths(self) -> np.ndarray | Groups:
-        """Return the tokens of each training caption with its image, corpus by corpus where several are mixed."""
-        found = {name: _lengths(data, self.spec.text_only) for name, data in self.corpora("train").items()}
+        """Return the tokens of each training caption with its image, corpus by corpus where several are mixed.
+
+        Before anything is trained on it, the data is looked at: an objective whose labels a corpus lacks, or regions
+        that differ from those of the scored split, are a `UserError`.
+        """
+        return self._planned
+
+    @cached_property
+    def _planned(self) -> np.ndarray | Groups:
+        data = self.corpora("train")
+        if not self.spec.text_only:
+            for objective in sorted({"mrc", "mrc_kl"} & set(self.shares)):
+                check_soft_labels(data, objective)
+            scored = {f"{name}, {self.spec.split}": other for name, other in self.corpora(self.spec.split).items()}
+            region_shape(data | scored)
+        found = {name: _lengths(captions, self.spec.text_only) for name, captions in data.items()}
         if not self.mixed:
             return found["captions"]
         return Groups(tuple(found), tuple(found.values()), tuple(self.mixed.values()))
@@ -104,9 +117,8 @@ class PretrainingTask:
     def batch(self, examples: np.ndarray, rng: np.random.Generator) -> PretrainingBatch:
         """Draw the step's objective, then the masks or the mismatched pairs of these examples, all of one corpus."""
         objective, name = self._objective(rng), "captions"
-        lengths = self.lengths() if self.mixed else None
-        if isinstance(lengths, Groups):
-            name, examples = lengths.place(examples)
+        if isinstance(self._planned, Groups):
+            name, examples = self._planned.place(examples)
         return self._batch(objective, self.corpora("train")[name], examples, rng)
 
     def _objective(self, rng: np.random.Generator) -> Objective:
@@ -177,6 +189,7 @@ class PretrainingTask:
             found = [
                 self._scores(model, self._batch(objective, data, examples, rng))
                 for data in self.corpora(split).values()
+                if objective != "mrc" or has_soft_labels(data)
                 for examples in evaluation_batches(_lengths(data, self.spec.text_only))
             ]
             items = np.concatenate([scores["items"] for scores in found])
@@ -191,8 +204,8 @@ class PretrainingTask:
         """Return what is scored, the headline last: features where they are trained, classes where they are known."""
         if self.spec.text_only:
             return ("mlm",)
-        classes = region_shape(self.corpora(split))[1]
-        return ("mlm", *(("mrfr",) if "mrfr" in self.shares else ()), *(("mrc",) if classes > 1 else ()), "itm")
+        known = any(has_soft_labels(data) for data in self.corpora(split).values())
+        return ("mlm", *(("mrfr",) if "mrfr" in self.shares else ()), *(("mrc",) if known else ()), "itm")
 
     def _scores(self, model: Model, batch: PretrainingBatch) -> dict[str, np.ndarray]:
         outputs = model.backbone(batch.inputs.to(model.device))
@@ -214,9 +227,13 @@ class PretrainingTask:
 
     def adopt(self, head: nn.Module, pretrained: dict[str, torch.Tensor]) -> None:
         """Go on with the pre-trained heads, whole: in pre-training they are part of the start."""
-        if not pretrained:
-            return
         own = head.state_dict()
+        if not any(name.startswith(SEES) for name in pretrained):
+            pretrained = {name: value for name, value in pretrained.items() if _shape(own, name) == tuple(value.shape)}
+            head.load_state_dict(
+                own | pretrained
+            )  # nothing, or BERT's head of words: the others are fresh, officially too
+            return
         for objective in self.shares:
             for name, value in own.items():
                 if name.startswith(HEAD_OF[objective]) and _shape(pretrained, name) != tuple(value.shape):

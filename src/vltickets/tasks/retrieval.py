@@ -96,7 +96,7 @@ class RetrievalTask(PairTask):
 
     def evaluate(self, model: Model, split: str) -> Evaluation:
         """Return R@1, 5 and 10 of image (`ir`) and text retrieval (`tr`); the headline is ir@1, an item a caption."""
-        data = self._scored(split)
+        data = self.scored(split)
         images = np.unique(data.images)
         fast = isinstance(model.backbone, UniterBackbone)
         score = score_all_pairs if fast else score_in_official_batches
@@ -107,9 +107,9 @@ class RetrievalTask(PairTask):
 
     def chance(self, split: str) -> float:
         """Return the R@1 of guessing an image."""
-        return 1 / len(np.unique(self._scored(split).images))
+        return 1 / len(np.unique(self.scored(split).images))
 
-    def _scored(self, split: str) -> Captions:
+    def scored(self, split: str) -> Captions:
         """Return the split's captions, or those of its first images where the spec names a number."""
         data = self.captions(split)
         kept = np.unique(data.images)[: self.spec.images]

@@ -22,6 +22,8 @@ MARKS = {
     "snli_ve": ("#e69f00", "D"),
     "refcoco": ("#cc79a7", "P"),
     "retrieval": ("#7d6608", "X"),
+    "matching": ("#a0522d", "<"),
+    "nlvr1": ("#6a3d9a", ">"),
     PRETRAINING: (INK, "*"),
     RANDOM: (GREY, "."),
     ONE_SHOT: (GREY, "h"),

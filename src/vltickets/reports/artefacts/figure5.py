@@ -50,27 +50,32 @@ def _gained(results: PaperResults, columns: list[Column], levels: list[float]) -
     rows = []
     for column in columns:
         dense = results.score(column, Key(FULL, 0.0)).values
-        found: dict[bool, dict[int, float]] = {
-            way: {seed: _highest(results, column, levels, seed, way, SHARE * score) for seed, score in dense.items()}
-            for way, *_ in WAYS
-        }
-        differences = [found[True][seed] - found[False][seed] for seed in sorted(dense)]
-        cells = [wording.mean_and_std(*_mean_and_std(list(found[way].values()))) for way, *_ in WAYS]
-        rows.append([column.title, *cells, _interval(differences)])
+        pairs = [
+            [_highest(results, column, levels, seed, way, SHARE * score) for way, *_ in WAYS]
+            for seed, score in sorted(dense.items())
+        ]
+        known = [(standard, other) for standard, other in pairs if standard is not None and other is not None]
+        star = "*" if len(known) < len(results.seeds) else ""
+        cells = [wording.mean_and_std(*_mean_and_std(list(values))) + star for values in zip(*known, strict=True)]
+        rows.append([column.title, *(cells or [wording.NOT_RUN] * 2), _interval([b - a for a, b in known])])
     note = (
         "The highest sparsity at which every lower level, too, reaches 99 % of the standard dense score of its seed; "
-        "mean ± std over seeds, in %. gained: in points of sparsity, with the 95 % interval of the paired mean."
+        "mean ± std over seeds, in %; a star where a seed is not done. gained: in points of sparsity, with the 95 % "
+        "interval of the paired mean over seeds, none where all seeds gain the same: levels are 10 points apart."
     )
     return Table("Sparsity gained", ["task", "standard", "adversarial", "gained"], rows, note)
 
 
 def _highest(
     results: PaperResults, column: Column, levels: list[float], seed: int, adversarial: bool, line: float
-) -> float:
+) -> float | None:
+    """Return a seed's highest sparsity that holds the line, as all below do; None where a run is missing to say so."""
     highest = 0.0
     for level in levels:
         value = results.score(column, ticket(column, level, adversarial)).values.get(seed)
-        if value is None or value < line:
+        if value is None:
+            return None
+        if value < line:
             break
         highest = level
     return highest
@@ -86,6 +91,8 @@ def _interval(differences: list[float]) -> str:
     mean, std = _mean_and_std(differences)
     if mean is None or std is None:
         return "–"
+    if std == 0:
+        return f"{wording.points(mean)} (all seeds)"
     half = float(stats.t.ppf(0.975, len(differences) - 1)) * std / math.sqrt(len(differences))
     return f"{wording.points(mean)} ({wording.points(mean - half)} to {wording.points(mean + half)})"
 

@@ -54,7 +54,7 @@ def _runs(results: PaperResults) -> Iterator[tuple[str, Record]]:
             continue
         if record.spec["task"].get("text_only"):
             yield "θ₀′ (words alone)", record
-        elif record.spec["start"]["kind"] == "fresh" or ("mask" not in record.spec and _text_only(results, record)):
+        elif "mask" not in record.spec and _made_theta0(results, record):
             yield "θ₀", record
         elif "mask" not in record.spec:
             yield "round under 0 %", record
@@ -63,11 +63,11 @@ def _runs(results: PaperResults) -> Iterator[tuple[str, Record]]:
             yield f"round under {wording.percent(round(mask.metrics['sparsity'], 3))}", record
 
 
-def _text_only(results: PaperResults, record: Record) -> bool:
-    """Does a pre-training start from a text-only one, or from imported weights? Then it made θ₀."""
+def _made_theta0(results: PaperResults, record: Record) -> bool:
+    """Did this pre-training make θ₀, from fresh, text-only or imported text weights? Else it is a first round."""
     start = record.spec["start"]
     if start["kind"] != "trained":
-        return True
+        return (results.study.get("recipe") or {}).get("start") != "imported"
     return bool(results.store.record(start["train"]["node"]).spec["task"].get("text_only"))
 
 

@@ -33,6 +33,11 @@ def tables(results: PaperResults) -> list[Table]:
         drops = ["–" if level == 0 else _over_seeds(results, chosen, key, _drop) for _, chosen in averaged]
         kept = ["–" if level == 0 else _over_seeds(results, chosen, key, _kept) for _, chosen in averaged]
         rows.append([wording.percent(level), *(results.score(column, key).text for column in columns), *drops, *kept])
+    for name in ("oracle", "chance"):
+        known = [results.reference(name, c.task) if c.metric == "score" else None for c in columns]
+        if any(value is not None for value in known):
+            texts = ["–" if value is None else wording.score(value) for value in known]
+            rows.append([name, *texts, *["–"] * (2 * len(averaged))])
     note = (
         "Scores in %, mean ± std over seeds. drop: the mean over the columns of (full − ticket) / full, in %; kept: "
         "the mean over the columns of ticket / full, in %; both seed by seed, then mean ± std."
@@ -57,5 +62,7 @@ def _over_seeds(
     seeds = set.intersection(*(set(ticket) & set(full) for ticket, full in pairs)) if pairs else set()
     if not seeds:
         return wording.NOT_RUN
+    if any(full[seed] == 0 for _, full in pairs for seed in seeds):
+        return "–"  # no share of nothing
     values = [statistics.fmean(rule(ticket[seed], full[seed]) for ticket, full in pairs) for seed in sorted(seeds)]
     return wording.mean_and_std(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
