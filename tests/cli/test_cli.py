@@ -179,3 +179,12 @@ def test_a_damaged_ticket_is_refused(smoke: Smoke, vltickets: Run, tmp_path: Pat
     content[8 + header + 10] ^= 0xFF
     (tmp_path / "bad.safetensors").write_bytes(content)
     assert "damaged" in refused(vltickets("ticket", "show", tmp_path / "bad.safetensors"))
+
+
+def test_a_backbone_is_shown_weight_by_weight(vltickets: Run) -> None:
+    shown = json.loads(vltickets("backbone", "show", "uniter-base", "--json").stdout)
+    assert (shown["total"], shown["prunable"]) == (109_898_752, 85_524_480)
+    assert sum(row["count"] for row in shown["weights"] if row["prunable"]) == 85_524_480
+    assert sum(row["share"] for row in shown["weights"]) == pytest.approx(1)
+    assert "85,524,480 of 109,898,752" in vltickets("backbone", "show", "uniter-base").stdout
+    assert "did you mean 'uniter-base'" in refused(vltickets("backbone", "show", "uniter-bas"))

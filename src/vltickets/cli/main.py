@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+from vltickets.cli.backbones import backbone_app
 from vltickets.cli.console import fail
 from vltickets.cli.data import data_app
 from vltickets.cli.extract import extract
@@ -34,6 +35,7 @@ app.add_typer(study_app, name="study")
 app.add_typer(ticket_app, name="ticket")
 app.add_typer(weights_app, name="weights")
 app.add_typer(data_app, name="data")
+app.add_typer(backbone_app, name="backbone")
 
 
 def main() -> None:

@@ -1,0 +1,76 @@
+"""`vltickets backbone show`: the weights of a backbone, and which of them a mask covers."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from vltickets.cli.console import screen
+from vltickets.errors import unknown
+from vltickets.specs import SIZES, sized
+
+backbone_app = typer.Typer(no_args_is_help=True, help="Look at backbones.")
+
+
+@backbone_app.callback()
+def backbones() -> None:
+    """Look at backbones."""
+
+
+@backbone_app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(help="uniter-base, uniter-tiny, uniter-large, …")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on the standard output, nothing else.")] = False,
+) -> None:
+    """List every weight: prunable or not, why, how many numbers, and their share of the whole."""
+    names = [f"uniter-{size}" for size in SIZES]
+    if name not in names:
+        raise unknown("backbone", name, names)
+    from vltickets.backbones.listing import WITHOUT_POOLER, list_weights  # not above: it brings torch
+
+    weights = list_weights(sized(name.removeprefix("uniter-")))
+    total = sum(weight.count for weight in weights)
+    prunable = sum(weight.count for weight in weights if weight.prunable)
+    if as_json:
+        rows = [
+            {
+                "name": weight.name,
+                "shape": weight.shape,
+                "count": weight.count,
+                "share": weight.count / total,
+                "prunable": weight.prunable,
+                "reason": weight.reason,
+            }
+            for weight in weights
+        ]
+        print(
+            json.dumps(
+                {"backbone": name, "total": total, "prunable": prunable, "unused": WITHOUT_POOLER, "weights": rows}
+            )
+        )
+        return
+    table = Table(box=None, pad_edge=False)
+    for title, side in (
+        ("weight", "left"),
+        ("shape", "right"),
+        ("numbers", "right"),
+        ("share", "right"),
+        ("prunable", "left"),
+    ):
+        table.add_column(title, justify=side, overflow="fold")  # type: ignore[arg-type]
+    for weight in weights:
+        table.add_row(
+            weight.name,
+            " x ".join(map(str, weight.shape)),
+            f"{weight.count:,}",
+            f"{weight.count / total:.2%}",
+            f"{'yes' if weight.prunable else 'no'}: {weight.reason}",
+        )
+    console = screen()
+    console.print(table)
+    console.print(f"{name}: {prunable:,} of {total:,} weights are prunable ({prunable / total:.1%}), heads apart")
+    for task, why in WITHOUT_POOLER.items():
+        console.print(f"unused: the pooler in {task}, {why}", soft_wrap=True)
