@@ -78,7 +78,7 @@ def test_masks_are_compared_with_chance_and_between_seeds(
 ) -> None:
     store, _ = done
     masks = read_paper(Store(store), NAME).masks(0.7)
-    assert set(masks) == {"vqa", "refcoco", "retrieval", "pretraining"}
+    assert set(masks) == {"vqa", "refcoco", "retrieval", "pretraining", "one-shot"}
     compared = vltickets("ticket", "compare", masks["vqa"][0], masks["pretraining"][0], "--store", store, "--json")
     assert compared.returncode == 0, compared.stderr
     assert json.loads(compared.stdout)

@@ -425,10 +425,27 @@ TAMPERINGS: dict[str, Callable[[dict[str, bytes]], object]] = {
 
 @pytest.mark.parametrize("name", TAMPERINGS)
 def test_a_tampered_export_is_refused_and_changes_nothing(other: Store, exported: Path, name: str) -> None:
-    rewritten(exported, lambda entries: (TAMPERINGS[name](entries), None)[1])
+    def tamper(entries: dict[str, bytes]) -> None:
+        entries["export.json"] = (
+            b'{"format": 1}'  # as older files have it: without the list, which would find most of it
+        )
+        TAMPERINGS[name](entries)
+
+    rewritten(exported, tamper)
     with pytest.raises(UserError) as caught:
         import_records(other, exported)
     assert "\n" not in str(caught.value)
+    assert not other.root.exists()
+
+
+def test_an_export_that_lost_whole_records_is_refused(other: Store, exported: Path) -> None:
+    def lose(entries: dict[str, bytes]) -> None:
+        for name in [name for name in entries if name.startswith(RUN)]:
+            del entries[name]
+
+    rewritten(exported, lose)
+    with pytest.raises(UserError, match=r"its list of entries and its content differ in .*; nothing was changed"):
+        import_records(other, exported)
     assert not other.root.exists()
 
 

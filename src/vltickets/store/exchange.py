@@ -22,7 +22,7 @@ def export_records(store: Store, digests: Iterable[str], path: Path, *, studies:
 
     The specifications of their ancestors go along, so that the importing store knows every node by its digest.
     """
-    entries: dict[str, bytes] = {"export.json": json.dumps({"format": FORMAT}).encode()}
+    entries: dict[str, bytes] = {}
     finished = sorted({digest for digest in digests if (store.root / "runs" / digest / "record.json").exists()})
     for digest in finished:
         record = store.record(digest)
@@ -33,6 +33,8 @@ def export_records(store: Store, digests: Iterable[str], path: Path, *, studies:
     for name in studies:
         store.study(name)
         entries[f"studies/{name}.json"] = (store.root / "studies" / f"{name}.json").read_bytes()
+    # The list says when damage to the archive's own directory hides an entry: each by itself would still look whole.
+    entries["export.json"] = json.dumps({"format": FORMAT, "entries": sorted(entries)}).encode()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name, content in sorted(entries.items()):
@@ -68,7 +70,10 @@ def _read(path: Path) -> tuple[dict[str, bytes], dict[str, dict[str, bytes]], di
     try:
         with zipfile.ZipFile(path) as archive:
             content = {name: archive.read(name) for name in archive.namelist()}
-        check_format(json.loads(content.pop("export.json")), str(path))
+        about = json.loads(content.pop("export.json"))
+        check_format(about, str(path))
+        if lost := sorted(set(about.get("entries", content)) ^ set(content)):  # older files have no list
+            raise ValueError(f"its list of entries and its content differ in {lost[0]!r}")
         for name, data in content.items():
             match name.split("/"):
                 case ["nodes", file] if file.endswith(".json"):
