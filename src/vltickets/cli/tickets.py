@@ -188,6 +188,8 @@ def _mask(what: str, store: Path) -> tuple[Uniter, Mask]:
 
     if _is_file(what):
         ticket = load_ticket(Path(what))
+        if ticket.backbone is None:
+            raise UserError(f"{what} is a ticket of a module of your own, which has no known layers to compare by")
         return ticket.backbone, ticket.mask
     return mask_of(what, _store_with(what, store))
 
