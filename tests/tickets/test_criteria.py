@@ -151,11 +151,12 @@ def test_ranks_are_exact_in_tensors_too_long_for_single_precision() -> None:
     length = (1 << 24) + 4
     model = nn.Linear(length, 1, bias=False)
     with torch.no_grad():
-        model.weight.copy_(torch.arange(length, 0, -1)[None] // 2)
-    mask = vlt.prune(model, 2 / length, criterion="magnitude-layerwise").mask
-    assert torch.nonzero(~mask["weight"][0]).flatten().tolist() == [length - 2, length - 1]
-    mask = vlt.prune(model, 1 - 2 / length, criterion="magnitude-layerwise").mask
-    assert torch.nonzero(mask["weight"][0]).flatten().tolist() == [0, 1]
+        bits = torch.arange(length, dtype=torch.int32) + (
+            1 << 28
+        )  # of positive floats: each larger than the one before
+        model.weight.copy_(bits.view(torch.float32)[None])
+    mask = vlt.prune(model, 1 - 3 / length, criterion="magnitude-layerwise").mask
+    assert torch.nonzero(mask["weight"][0]).flatten().tolist() == [length - 3, length - 2, length - 1]
 
 
 def noisy() -> nn.Module:

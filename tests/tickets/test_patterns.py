@@ -98,6 +98,14 @@ def test_within_rows_every_row_loses_the_same() -> None:
     assert one(vlt.Unstructured(), SCORES, 0.5, "tensor") == [[False] * 4, [True] * 4]
 
 
+def test_a_tensor_that_has_lost_its_share_already_loses_no_more() -> None:
+    so_far = Mask({"a": torch.tensor([[True, True, False, False]]), "b": torch.ones(1, 4, dtype=torch.bool)})
+    scores = {"a": SCORES[:1], "b": SCORES[:1]}
+    found = vlt.Unstructured().prune(scores.__getitem__, so_far, 0.5, "tensor")
+    assert found["a"].tolist() == [[True, True, False, False]]
+    assert found["b"].tolist() == [[False, False, True, True]]
+
+
 def model(width: int = 8) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(width, 8), nn.ReLU(), nn.Linear(8, 4))
