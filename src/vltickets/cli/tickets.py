@@ -125,7 +125,12 @@ def show(
     told = [f"mask {mask.digest}"]
     told += [
         f"{what} {known[name]}"
-        for name, what in (("found_by", "found by"), ("train", "tested by run"))
+        for name, what in (
+            ("found_by", "found by"),
+            ("criterion", "criterion"),
+            ("pattern", "pattern"),
+            ("train", "tested by run"),
+        )
         if name in known
     ]
     if "task" in known and "metrics" in known:
