@@ -1,6 +1,7 @@
 """Lottery tickets in vision-and-language transformers: found, tested, reported.
 
-`find_ticket` finds a ticket of any `torch.nn.Module` in your own loop; `load_ticket` reads one from a file.
+`find_ticket` finds a ticket of any `torch.nn.Module` in your own loop, `prune` makes one without training, and
+`load_ticket` reads one from a file.
 """
 
 from __future__ import annotations
@@ -8,10 +9,41 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vltickets.tickets import Mask, Ticket, find_ticket, load_ticket, save_ticket
+    from vltickets.tickets import (
+        Block,
+        Criterion,
+        HoldZeros,
+        Mask,
+        Movement,
+        NofM,
+        Ticket,
+        Unstructured,
+        find_ticket,
+        lightning_callback,
+        load_ticket,
+        save_ticket,
+        trainer_callback,
+    )
+    from vltickets.tickets import prune_module as prune
 
 __version__ = "0.1.0"
-__all__ = ["Mask", "Ticket", "__version__", "find_ticket", "load_ticket", "save_ticket"]
+__all__ = [
+    "Block",
+    "Criterion",
+    "HoldZeros",
+    "Mask",
+    "Movement",
+    "NofM",
+    "Ticket",
+    "Unstructured",
+    "__version__",
+    "find_ticket",
+    "lightning_callback",
+    "load_ticket",
+    "prune",
+    "save_ticket",
+    "trainer_callback",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,5 +51,5 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from vltickets import tickets
 
-        return getattr(tickets, name)
+        return getattr(tickets, "prune_module" if name == "prune" else name)  # `tickets.prune` works on scores
     raise AttributeError(f"module 'vltickets' has no attribute {name!r}")

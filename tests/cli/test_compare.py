@@ -124,3 +124,17 @@ def test_a_run_without_a_mask_and_a_mask_not_yet_made_are_refused(store: Store, 
     where = ("one.safetensors", "--store", "results")
     assert "is dense: it has no mask" in refused(vltickets("ticket", "compare", dense.digest, *where))
     assert "is not finished" in refused(vltickets("ticket", "compare", planned.digest, *where))
+
+
+def test_a_ticket_of_a_module_of_one_s_own_is_shown_and_what_needs_a_backbone_is_refused(
+    folder: Path, vltickets: Run
+) -> None:
+    Ticket(None, Mask.dense({"w": (3, 5)}), {"found_by": "prune", "criterion": "lamp"}).save(
+        folder / "mine.safetensors"
+    )
+    shown = vltickets("ticket", "show", "mine.safetensors")
+    assert shown.returncode == 0, shown.stderr
+    assert "0.00% of 15 prunable weights" in shown.stdout
+    assert "found by prune; criterion lamp" in shown.stdout
+    assert "of a module of your own" in refused(vltickets("ticket", "compare", "mine.safetensors", "one.safetensors"))
+    assert "of a module of your own" in refused(vltickets("evaluate", "mine.safetensors"))

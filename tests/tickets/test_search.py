@@ -20,7 +20,7 @@ from vltickets.tickets import (
     prune,
     random_scores,
 )
-from vltickets.tickets.search import linear_weights
+from vltickets.tickets.holding import linear_weights
 
 STEPS = 60
 
@@ -80,7 +80,7 @@ def toy(seed: int = 0) -> Toy:
 def test_the_masks_of_a_search_are_nested_and_the_model_is_left_as_the_ticket() -> None:
     made = toy()
     start = {name: value.clone() for name, value in made.model.state_dict().items()}
-    mask = find_ticket(made.model, made.train, sparsity=0.75)
+    mask = find_ticket(made.model, made.train, sparsity=0.75).mask
     kept = [(seen.total, seen.kept) for seen in made.seen]
     assert kept == [(416, 416 - round(level * 416)) for level in (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)]
     for earlier, later in zip(made.seen, [*made.seen[1:], mask], strict=True):
@@ -99,7 +99,7 @@ def test_the_ticket_trains_better_than_random_masks() -> None:
     for seed in range(3):
         made = toy(seed)
         start = {name: value.clone() for name, value in made.model.state_dict().items()}
-        mask = find_ticket(made.model, made.train, sparsity=0.9)
+        mask = find_ticket(made.model, made.train, sparsity=0.9).mask
         drawn = prune(random_scores(seed, mask.shapes), Mask.dense(mask.shapes), 0.9)
         for ticket, losses in ((mask, found), (drawn, random)):
             made.model.load_state_dict(start)
@@ -114,7 +114,7 @@ def test_levels_may_be_given_and_what_is_prunable_too() -> None:
     def first_layer(model: nn.Module) -> dict[str, nn.Parameter]:
         return {"0.weight": model.get_parameter("0.weight")}
 
-    mask = find_ticket(made.model, made.train, levels=[0.5, 0.9], prunable=first_layer)
+    mask = find_ticket(made.model, made.train, levels=[0.5, 0.9], prunable=first_layer).mask
     assert len(made.seen) == 2
     assert mask.shapes == {"0.weight": (32, 12)}
     assert mask.total - mask.kept == round(0.9 * 384)
@@ -134,7 +134,7 @@ def test_a_search_that_can_t_end_well_is_refused_before_any_training(arguments: 
 def test_the_default_is_the_paper_s_nine_rounds() -> None:
     made = toy()
     trained: list[int] = []
-    mask = find_ticket(made.model, lambda model, hold: trained.append(1))
+    mask = find_ticket(made.model, lambda model, hold: trained.append(1)).mask
     assert (len(trained), mask.total - mask.kept) == (len(linear()), round(0.9 * 416))
 
 

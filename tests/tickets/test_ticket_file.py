@@ -101,7 +101,7 @@ def swap_two_bits(arrays: dict[str, Any]) -> None:
         (nothing, lambda a: a.pop(WEIGHT), "its weights are not those its header names"),
         (nothing, lambda a: a.update({WEIGHT: a[WEIGHT][:2]}), "its weights are not those its header names"),
         (lambda h: h.pop("weights"), nothing, "its header lacks weights"),
-        (lambda h: h.update(format=2), nothing, "has ticket format 2, this vltickets reads up to 1"),
+        (lambda h: h.update(format=3), nothing, "has ticket format 3, this vltickets reads up to 2"),
         (lambda h: h.pop("format"), nothing, "no format number"),
         (lambda h: h.pop("provenance"), nothing, "its header lacks provenance"),
         (lambda h: h.update(mask="x"), nothing, "damaged: its mask is not"),

@@ -125,7 +125,12 @@ def show(
     told = [f"mask {mask.digest}"]
     told += [
         f"{what} {known[name]}"
-        for name, what in (("found_by", "found by"), ("train", "tested by run"))
+        for name, what in (
+            ("found_by", "found by"),
+            ("criterion", "criterion"),
+            ("pattern", "pattern"),
+            ("train", "tested by run"),
+        )
         if name in known
     ]
     if "task" in known and "metrics" in known:
@@ -188,6 +193,8 @@ def _mask(what: str, store: Path) -> tuple[Uniter, Mask]:
 
     if _is_file(what):
         ticket = load_ticket(Path(what))
+        if ticket.backbone is None:
+            raise UserError(f"{what} is a ticket of a module of your own, which has no known layers to compare by")
         return ticket.backbone, ticket.mask
     return mask_of(what, _store_with(what, store))
 

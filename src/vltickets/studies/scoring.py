@@ -74,6 +74,8 @@ def score_run(node: Node, store: Store, folder: Path | None, split: str | None) 
 def score_ticket(path: Path, store: Store | None, folder: Path | None, split: str | None) -> Evaluation:
     """Score a ticket file's trained weights on a folder's split, or on the data it was tested on."""
     ticket = load_ticket(path)
+    if ticket.backbone is None:
+        raise UserError(f"{path} is a ticket of a module of your own: score it in your own loop (load_ticket, apply_)")
     if not ticket.weights:
         raise UserError(f"{path} holds a mask without trained weights; find it again with `vltickets find`")
     values = ticket.provenance.get("task")

@@ -33,22 +33,22 @@ def prune_by_magnitude(weights: Mapping[str, torch.Tensor], mask: Mask, sparsity
 
     Gan et al. 2022, Algorithm 1, line 4. `weights` maps names to tensors on any device; they are left alone.
     """
-    return _prune(weights.__getitem__, mask, sparsity, torch.abs)
+    return _prune(weights.__getitem__, mask, sparsity, lambda chunk: chunk.abs().float())
 
 
 def prune(scores: Scores, mask: Mask, sparsity: float) -> Mask:
     """Return the subset of `mask` that keeps its highest-scored weights, with exactly round(sparsity · d₁) pruned.
 
-    Scores are compared in single precision; of equal ones, those later in name order go first, so every process
-    agrees. Memory stays within a few copies of the largest tensor: the threshold is bracketed from a sample, and only
-    what lies in the bracket is ranked.
+    Scores are compared in single precision, or in double where they come so; of equal ones, those later in name order
+    go first, so every process agrees. Memory stays within a few copies of the largest tensor: the threshold is
+    bracketed from a sample, and only what lies in the bracket is ranked.
     Raises `UserError` where the sparsity is below the mask's own, outside [0, 1), or a score is not a number.
 
     >>> mask = Mask.dense({"w": (4,)})
     >>> prune(lambda name: torch.tensor([3.0, 1.0, 1.0, 2.0]), mask, 0.25)["w"].tolist()
     [True, True, False, True]
     """
-    return _prune(scores, mask, sparsity, lambda chunk: chunk)
+    return _prune(scores, mask, sparsity, lambda chunk: chunk if chunk.dtype == torch.float64 else chunk.float())
 
 
 def _prune(tensors: Scores, mask: Mask, sparsity: float, score: Callable[[torch.Tensor], torch.Tensor]) -> Mask:
@@ -67,7 +67,7 @@ def _prune(tensors: Scores, mask: Mask, sparsity: float, score: Callable[[torch.
         flat, keep = tensors(name).detach().flatten().cpu(), mask[name].flatten()
         for start in reversed(range(0, len(flat), CHUNK)):
             place = slice(start, start + CHUNK)
-            yield place, score(flat[place]).float(), keep[place]
+            yield place, score(flat[place]), keep[place]
 
     low, high = _bracket(tensors, mask, amount / kept, score)
     threshold, below = _threshold(chunks, mask, amount, ((low, high), (-math.inf, math.inf)))
@@ -125,7 +125,7 @@ def _bracket(
     stride = max(mask.total // SAMPLE, 1)
     parts = []
     for name in mask:
-        flat = score(tensors(name).detach().flatten()[::stride]).cpu().float()
+        flat = score(tensors(name).detach().flatten()[::stride]).cpu()
         parts.append(flat[mask[name].flatten()[::stride]])
     sample = torch.cat(parts).sort().values
     place = share * len(sample)

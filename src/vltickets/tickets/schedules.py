@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 
-from vltickets.errors import UserError
+from vltickets.errors import UserError, unknown
 
 
 def linear(rate: float = 0.1, until: float = 0.9) -> tuple[float, ...]:
@@ -27,6 +28,34 @@ def geometric(rate: float = 0.1, until: float = 0.9) -> tuple[float, ...]:
         levels.append(1 - (1 - rate) ** (len(levels) + 1))
     levels[-1] = min(levels[-1], until)
     return tuple(levels)
+
+
+def one_shot(until: float = 0.9) -> tuple[float, ...]:
+    """Return the one level of a search that prunes everything at once, after one training."""
+    _check(until, until)
+    return (until,)
+
+
+SCHEDULES: dict[str, Callable[[float], tuple[float, ...]]] = {
+    "linear": lambda until: linear(until=until),
+    "geometric": lambda until: geometric(until=until),
+    "one-shot": one_shot,
+}
+
+
+def schedule_levels(schedule: str, until: float) -> tuple[float, ...]:
+    """Return the levels of a schedule by name, at its usual rate of 10 % a round, up to the sparsity `until`."""
+    if schedule not in SCHEDULES:
+        raise unknown("schedule", schedule, SCHEDULES)
+    return SCHEDULES[schedule](until)
+
+
+def custom(levels: Iterable[float]) -> tuple[float, ...]:
+    """Return any levels of one's own, checked: some, and none below the one before; else a `UserError`."""
+    levels = tuple(levels)
+    if not levels or list(levels) != sorted(levels):
+        raise UserError(f"the levels {levels} must be some, and rise: pruned weights do not come back")
+    return levels
 
 
 def _check(rate: float, until: float) -> None:

@@ -1,9 +1,14 @@
-"""A ticket in one file: tensors and JSON only. The mask, where it came from by hash, and, if asked, trained weights."""
+"""A ticket in one file: tensors and JSON only. The mask, where it came from by hash, and, if asked, trained weights.
+
+A ticket of the package's backbones names its backbone (format 1), whose shapes verify it; one of any other module
+names its weights and their shapes itself (format 2). All else is the same.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,39 +16,66 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
+from torch import nn
+from torch.optim import Optimizer
 
 from vltickets.backbones import prunable_shapes
 from vltickets.errors import UserError
 from vltickets.specs import Uniter, parse
 from vltickets.store import write_file
+from vltickets.tickets.holding import HoldZeros, unwrapped, weights_of
 from vltickets.tickets.mask import Mask
 
-TICKET_FORMAT = 1
+TICKET_FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """A mask and its provenance.
+    """A mask and its provenance. `backbone` is None for a ticket of a module that is not the package's.
 
     `provenance`: `mask` and `train`, the digests of the nodes that found and tested it, `start`, `task` and `recipe`
     as canonical JSON, `metrics` of the test. `weights` (names `backbone.*` and `head.*`) and `labels` are of the tested
     model: with them it can be scored anywhere.
     """
 
-    backbone: Uniter
+    backbone: Uniter | None
     mask: Mask
     provenance: dict[str, Any]
     weights: dict[str, np.ndarray] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def sparsity(self) -> float:
+        """The share of prunable weights that it prunes."""
+        return self.mask.sparsity
+
+    def apply_(self, model: nn.Module) -> None:
+        """Set the model's pruned weights to exactly 0, in place; a model that is not the ticket's is a `UserError`."""
+        self.mask.apply_(weights_of(model, self.mask))
+
+    def held(
+        self, model: nn.Module, *optimizers: Optimizer, zero_stays: bool = False
+    ) -> AbstractContextManager[HoldZeros]:
+        """Hold pruned weights at 0 inside `with ticket.held(model, optimizer):`, in any loop over this optimiser.
+
+        The weights are set to 0 on entry. `zero_stays` halves the cost: see `HoldZeros`.
+        """
+        return HoldZeros(unwrapped(model), self.mask, zero_stays=zero_stays).attached_to(*optimizers)
+
+    def save(self, path: Path | str) -> None:
+        """Write it to a file, for `load_ticket`; the file is visible whole or not at all."""
+        save_ticket(self, Path(path))
 
 
 def save_ticket(ticket: Ticket, path: Path) -> None:
     """Write a ticket; the file is visible whole or not at all."""
     arrays = {f"mask.{name}": bits for name, bits in ticket.mask.packed().items()}
     arrays |= {f"weights.{name}": array for name, array in ticket.weights.items()}
-    header = {
-        "format": TICKET_FORMAT,
-        "backbone": ticket.backbone.model_dump(),
+    shapes = {name: list(shape) for name, shape in ticket.mask.shapes.items()}
+    whose = (
+        {"format": 1, "backbone": ticket.backbone.model_dump()} if ticket.backbone else {"format": 2, "shapes": shapes}
+    )
+    header = whose | {
         "sparsity": ticket.mask.sparsity,
         "pruned": ticket.mask.total - ticket.mask.kept,
         "prunable": ticket.mask.total,
@@ -55,11 +87,12 @@ def save_ticket(ticket: Ticket, path: Path) -> None:
     write_file(path, save(arrays, {"vltickets": json.dumps(header, sort_keys=True)}))
 
 
-def load_ticket(path: Path) -> Ticket:
+def load_ticket(path: Path | str) -> Ticket:
     """Read and verify a ticket: format, shapes, number of zeros, hashes of mask and weights, zeros of the weights.
 
     Raises `UserError` with what does not match.
     """
+    path = Path(path)
     try:
         with safe_open(str(path), "numpy") as file:
             text = (file.metadata() or {}).get("vltickets")
@@ -71,16 +104,16 @@ def load_ticket(path: Path) -> Ticket:
     if text is None:
         raise UserError(f"{path} is a safetensors file, but not a ticket: it has no 'vltickets' header")
     header = _header(text, path)
-    backbone = parse(Uniter, header["backbone"], str(path))
+    backbone = parse(Uniter, header["backbone"], str(path)) if header["format"] == 1 else None
     bits = {key.removeprefix("mask."): value for key, value in arrays.items() if key.startswith("mask.")}
-    mask = Mask.unpacked(bits, prunable_shapes(backbone))
+    mask = Mask.unpacked(bits, prunable_shapes(backbone) if backbone else _shapes(header["shapes"], path))
     if mask.digest != header["mask"] or mask.total - mask.kept != header["pruned"]:
         raise UserError(f"{path} is damaged: its mask is not the one its header names")
     weights = {key.removeprefix("weights."): value for key, value in arrays.items() if key.startswith("weights.")}
     if _digest(weights) != header["weights"]:
         raise UserError(f"{path} is damaged: its weights are not those its header names")
     for name in mask if weights else ():
-        weight = weights.get(f"backbone.{name}")
+        weight = weights.get(f"backbone.{name}" if backbone else name)
         if weight is None or weight.shape != mask.shapes[name]:
             raise UserError(f"{path} is damaged: it lacks the weights {name}, or they have another shape")
         if weight[~mask[name].numpy()].any():
@@ -97,9 +130,17 @@ def _header(text: str, path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: its header has no format number")
     if header["format"] > TICKET_FORMAT:
         raise UserError(f"{path} has ticket format {header['format']}, this vltickets reads up to {TICKET_FORMAT}")
-    if missing := {"backbone", "mask", "pruned", "weights", "provenance", "labels"} - set(header):
+    whose = "backbone" if header["format"] == 1 else "shapes"
+    if missing := {whose, "mask", "pruned", "weights", "provenance", "labels"} - set(header):
         raise UserError(f"{path} is damaged: its header lacks {', '.join(sorted(missing))}")
     return header
+
+
+def _shapes(found: Any, path: Path) -> dict[str, tuple[int, ...]]:
+    shapes = found.values() if isinstance(found, dict) else [None]
+    if not all(isinstance(shape, list) and all(type(side) is int and side >= 0 for side in shape) for shape in shapes):
+        raise UserError(f"{path} is damaged: the shapes in its header are not lists of whole numbers")
+    return {name: tuple(shape) for name, shape in found.items()}
 
 
 def _digest(arrays: dict[str, np.ndarray]) -> str:
