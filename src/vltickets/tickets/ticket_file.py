@@ -14,7 +14,7 @@ from safetensors.numpy import save
 
 from vltickets.backbones import prunable_shapes
 from vltickets.errors import UserError
-from vltickets.specs import Uniter, parse
+from vltickets.specs import BackboneSpec, parse_backbone
 from vltickets.store import write_file
 from vltickets.tickets.mask import Mask
 
@@ -30,7 +30,7 @@ class Ticket:
     model: with them it can be scored anywhere.
     """
 
-    backbone: Uniter
+    backbone: BackboneSpec
     mask: Mask
     provenance: dict[str, Any]
     weights: dict[str, np.ndarray] = field(default_factory=dict)
@@ -71,7 +71,7 @@ def load_ticket(path: Path) -> Ticket:
     if text is None:
         raise UserError(f"{path} is a safetensors file, but not a ticket: it has no 'vltickets' header")
     header = _header(text, path)
-    backbone = parse(Uniter, header["backbone"], str(path))
+    backbone = parse_backbone(header["backbone"], str(path))
     bits = {key.removeprefix("mask."): value for key, value in arrays.items() if key.startswith("mask.")}
     mask = Mask.unpacked(bits, prunable_shapes(backbone))
     if mask.digest != header["mask"] or mask.total - mask.kept != header["pruned"]:
