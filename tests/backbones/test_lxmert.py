@@ -118,7 +118,9 @@ def test_the_official_size_has_the_official_counts() -> None:
 
 def test_each_modality_has_its_official_share() -> None:
     places = weight_places(SIZES["lxmert-base"])
-    assert [(name, place.shape) for name, place in places.items()] == list(prunable_shapes(SIZES["lxmert-base"]).items())
+    assert [(name, place.shape) for name, place in places.items()] == list(
+        prunable_shapes(SIZES["lxmert-base"]).items()
+    )
     count: dict[str | None, int] = {}
     for place in places.values():
         count[place.modality] = count.get(place.modality, 0) + place.size

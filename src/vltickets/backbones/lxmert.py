@@ -99,7 +99,9 @@ class LxmertBackbone(LxmertModel):
         return {
             name: weight
             for name, weight in self.named_parameters()
-            if weight.dim() == 2 and name.startswith(("encoder.", "pooler.")) and not name.startswith("encoder.visn_fc.")
+            if weight.dim() == 2
+            and name.startswith(("encoder.", "pooler."))
+            and not name.startswith("encoder.visn_fc.")
         }
 
     def perturbed_places(self) -> Places:

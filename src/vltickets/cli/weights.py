@@ -52,9 +52,7 @@ def make(
 
 @weights_app.command("import")
 def import_(
-    file: Annotated[
-        Path, typer.Argument(help="A .pt, .pth, .bin or .safetensors file, or a Hugging Face folder.")
-    ],
+    file: Annotated[Path, typer.Argument(help="A .pt, .pth, .bin or .safetensors file, or a Hugging Face folder.")],
     backbone: Annotated[str, typer.Option("--backbone", help="uniter-base, uniter-large, lxmert-base, …")],
     out: Annotated[
         Path | None, typer.Option("--out", help="The file to write. Default: NAME.imported.safetensors.")

@@ -89,5 +89,7 @@ def named(name: str) -> Uniter | Lxmert:
 def differences(first: Uniter | Lxmert, second: Uniter | Lxmert) -> dict[str, tuple[Any, Any]]:
     """Return the fields in which two backbones differ, with the value of each; None where one has no such field."""
     ours, theirs = first.model_dump(), second.model_dump()
-    both = {name: (ours.get(name), theirs.get(name)) for name in [*ours, *(name for name in theirs if name not in ours)]}
+    both = {
+        name: (ours.get(name), theirs.get(name)) for name in [*ours, *(name for name in theirs if name not in ours)]
+    }
     return {name: values for name, values in both.items() if values[0] != values[1]}
