@@ -1,4 +1,4 @@
-"""LXMERT plays in the same loop as UNITER: pre-training, fine-tuning, pruning, a mask held; what it can't do is said."""
+"""LXMERT plays in the same loop as UNITER: pre-training, fine-tuning, a mask held; what it can't do is said."""
 
 from __future__ import annotations
 

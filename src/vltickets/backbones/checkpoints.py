@@ -141,9 +141,7 @@ def _weight_file(path: Path) -> Path:
         for name in ("model.safetensors", "pytorch_model.bin"):
             if (path / name).exists():
                 return path / name
-        raise UserError(
-            f"{path} has neither model.safetensors nor pytorch_model.bin; name such a folder or a file"
-        )
+        raise UserError(f"{path} has neither model.safetensors nor pytorch_model.bin; name such a folder or a file")
     if not path.exists():
         raise UserError(f"{path}: no such file")
     return path

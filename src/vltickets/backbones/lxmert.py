@@ -57,7 +57,7 @@ class LxmertBackbone(LxmertModel):
         """Width of the states."""
         return self.spec.hidden
 
-    def forward(self, inputs: Inputs) -> Outputs:  # type: ignore[override]
+    def forward(self, inputs: Inputs) -> Outputs:
         """Return the states of words and regions after the crossing layers, and the pooled [CLS].
 
         A text without any regions goes through the language layers alone, as through a BERT: so a text-only
@@ -118,7 +118,7 @@ class LxmertBackbone(LxmertModel):
         return None
 
     def initialise(self, generator: torch.Generator, std: float) -> None:
-        """Fill every weight as BERT does: normal with `std`, norms 1, biases 0; tables' row 0 is padding and stays 0."""
+        """Fill every weight as BERT does: normal with `std`, norms 1, biases 0; row 0 of each table stays 0."""
         for module in self.modules():
             initialise_module(module, generator, std)
         with torch.no_grad():

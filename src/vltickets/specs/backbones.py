@@ -27,7 +27,7 @@ class Uniter(Spec):
 
 
 class Lxmert(Spec):
-    """LXMERT: a stream of words and one of objects, then layers in which they cross. The defaults are the official size.
+    """LXMERT: a stream of words and one of objects, then layers where they cross. The defaults are the official size.
 
     Source: official-models 4.
     """
@@ -89,7 +89,5 @@ def named(name: str) -> Uniter | Lxmert:
 def differences(first: Uniter | Lxmert, second: Uniter | Lxmert) -> dict[str, tuple[Any, Any]]:
     """Return the fields in which two backbones differ, with the value of each; None where one has no such field."""
     ours, theirs = first.model_dump(), second.model_dump()
-    both = {
-        name: (ours.get(name), theirs.get(name)) for name in [*ours, *(name for name in theirs if name not in ours)]
-    }
-    return {name: values for name, values in both.items() if values[0] != values[1]}
+    names = dict.fromkeys([*ours, *theirs])  # each once, in order
+    return {name: (ours.get(name), theirs.get(name)) for name in names if ours.get(name) != theirs.get(name)}

@@ -34,7 +34,7 @@ def normalised(answer: str) -> str:
 def transferred_answers(head: Tensors, known: list[str], wanted: list[str]) -> tuple[Tensors, int]:
     """Return the tensors of an answer head for the `wanted` answers, and how many of them were known.
 
-    `head` holds the pre-trained `logit_fc.{0,2,3}`, with or without `answer_head.` before it, whose last layer has a row
+    `head` holds the pre-trained `logit_fc.{0,2,3}`, with or without `answer_head.` before it; its last layer has a row
     for each of the `known` answers. A known answer takes its row; the rows of the others are 0, as officially. Raises
     `UserError` where tensors are missing or the rows are not as many as the answers.
     """
