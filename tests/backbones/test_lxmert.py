@@ -13,7 +13,8 @@ from vltickets.backbones.checkpoints import read_checkpoint
 from vltickets.backbones.listing import list_weights, unused_weights
 from vltickets.data import Inputs
 from vltickets.errors import UserError
-from vltickets.specs import SIZES, Lxmert, weight_places
+from vltickets.specs import SIZES, Lxmert, parse_backbone, weight_places
+from vltickets.store.masks import check_same_backbone
 
 transformers = pytest.importorskip("transformers", reason="an LXMERT needs transformers (vltickets[hf])")
 SPEC = Lxmert(language_layers=2, object_layers=1, cross_layers=2, hidden=16, heads=2, intermediate=24, positions=12)
@@ -152,6 +153,21 @@ def test_initial_weights_are_the_seeds_own() -> None:
 def test_more_token_types_than_it_has_are_refused() -> None:
     with pytest.raises(UserError, match="2 token types, 4 were asked for"):
         build_backbone(SPEC, vocabulary=3, region_width=2, dropout=0.0, type_count=4)
+
+
+def test_masks_of_a_uniter_and_an_lxmert_are_not_compared() -> None:
+    with pytest.raises(
+        UserError, match=r"a and b are masks of different backbones \(kind uniter.* against kind lxmert"
+    ):
+        check_same_backbone({"a": SIZES["tiny"], "b": SIZES["lxmert-tiny"]})
+    check_same_backbone({"a": SPEC, "b": Lxmert(**SPEC.model_dump())})
+
+
+@pytest.mark.parametrize(("header", "words"), [({"kind": "lxmer"}, "did you mean 'lxmert'"), ([1], "kind of backbone")])
+def test_a_header_of_another_kind_of_backbone_is_refused(header: object, words: str) -> None:
+    with pytest.raises(UserError, match=f"t.safetensors: .*{words}"):
+        parse_backbone(header, "t.safetensors")
+    assert parse_backbone(SPEC.model_dump(), "t.safetensors") == SPEC
 
 
 def official(prefix: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
