@@ -150,15 +150,23 @@ def test_initial_weights_are_the_seeds_own() -> None:
     assert not first["embeddings.position_embeddings.weight"][0].any()
 
 
+def test_perturbations_enter_at_the_words_embeddings_and_the_raw_features() -> None:
+    backbone, given, seen = built(), inputs(), {}
+    places = backbone.perturbed_places()
+    places.words.register_forward_hook(lambda module, taken, out: seen.update(words=out))
+    places.regions.register_forward_pre_hook(lambda module, taken: seen.update(regions=taken[0]))
+    backbone(given)
+    assert torch.equal(seen["words"], backbone.word_table()[given.tokens])
+    assert torch.equal(seen["regions"], given.features)
+
+
 def test_more_token_types_than_it_has_are_refused() -> None:
     with pytest.raises(UserError, match="2 token types, 4 were asked for"):
         build_backbone(SPEC, vocabulary=3, region_width=2, dropout=0.0, type_count=4)
 
 
 def test_masks_of_a_uniter_and_an_lxmert_are_not_compared() -> None:
-    with pytest.raises(
-        UserError, match=r"a and b are masks of different backbones \(kind uniter.* against kind lxmert"
-    ):
+    with pytest.raises(UserError, match=r"a and b .*different backbones \(kind uniter.* against kind lxmert"):
         check_same_backbone({"a": SIZES["tiny"], "b": SIZES["lxmert-tiny"]})
     check_same_backbone({"a": SPEC, "b": Lxmert(**SPEC.model_dump())})
 
@@ -209,9 +217,10 @@ def test_a_hugging_face_folder_gives_the_librarys_outputs(tmp_path: Path) -> Non
     check_against(model, tmp_path)
 
 
-def test_a_fine_tuned_model_brings_its_answer_head(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix", ["lxrt_encoder.model.", "lxrt_encoder.model.module.", "module.lxrt_encoder.model."])
+def test_a_fine_tuned_model_brings_its_answer_head(tmp_path: Path, prefix: str) -> None:
     model, _ = official("")
-    state = {f"lxrt_encoder.model.bert.{name}": value for name, value in model.lxmert.state_dict().items()}
+    state = {f"{prefix}bert.{name}": value for name, value in model.lxmert.state_dict().items()}
     state |= {f"{name.removeprefix('answer_head.')}": v for name, v in model.state_dict().items() if "answer" in name}
     torch.save(state, tmp_path / "BEST.pth")
     checkpoint = read_checkpoint(tmp_path / "BEST.pth", SPEC)
