@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,6 +164,12 @@ def test_perturbations_enter_at_the_words_embeddings_and_the_raw_features() -> N
 def test_more_token_types_than_it_has_are_refused() -> None:
     with pytest.raises(UserError, match="2 token types, 4 were asked for"):
         build_backbone(SPEC, vocabulary=3, region_width=2, dropout=0.0, type_count=4)
+
+
+def test_without_transformers_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)  # as where it is not installed
+    with pytest.raises(UserError, match=r"pip install 'vltickets\[hf\]'"):
+        prunable_shapes(SPEC)
 
 
 def test_masks_of_a_uniter_and_an_lxmert_are_not_compared() -> None:

@@ -121,6 +121,19 @@ def test_each_pre_training_objective_reaches_the_backbone(objective: str, source
     assert ("head.feat_regress.net.3.weight" in grads) == (objective == "mrfr")  # a decoder of its own, not tied
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_pre_training_holds_a_mask(precision: str, source: Source, store: Store) -> None:
+    model, task = built(Pretraining(data=WORLD, split="dev", objectives=EVERY, foils=0.5), source, store)
+    shapes = prunable_shapes(TOY)
+    mask = prune(random_scores(7, shapes), Mask.dense(shapes), 0.5)
+    recipe = Recipe(steps=12, learning_rate=2e-3, batch_tokens=600, dropout=0.1, precision=precision)
+    state = train(model, task, recipe, seed=0, hooks=[HoldZeros(model, mask, zero_stays=True)])
+    assert np.isfinite([loss for _, loss in state.curve]).all()
+    assert len(state.parts) > 2  # several objectives were drawn
+    for name, weight in model.backbone.prunable().items():
+        assert not weight.detach()[~mask[name]].any()
+
+
 def test_pre_training_prunes_and_its_ticket_is_trained(source: Source, store: Store) -> None:
     words = node_of(Pretraining(data=WORLD, split="dev", text_only=True), steps=4)
     both = node_of(Pretraining(data=WORLD, split="dev", objectives=EVERY, foils=0.5), start=Trained(train=words))
