@@ -12,6 +12,8 @@ from vltickets.specs import SIZES, Uniter
 
 @pytest.mark.parametrize("size", SIZES)
 def test_every_prunable_weight_has_a_place_of_its_shape(size: str) -> None:
+    if size.startswith("lxmert"):
+        pytest.importorskip("transformers", reason="an LXMERT needs transformers (vltickets[hf])")
     places = weight_places(SIZES[size])
     assert [(name, place.shape) for name, place in places.items()] == list(prunable_shapes(SIZES[size]).items())
 

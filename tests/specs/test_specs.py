@@ -63,6 +63,7 @@ NODES: dict[str, Node] = {
     "random": RandomMask(backbone=TINY, sparsity=0.5, seed=2),
     "random like": RandomMask(backbone=TINY, sparsity=0.5, like=PRUNED),
     "adversarial": changed(DENSE, recipe=changed(RECIPE, adversarial=Adversarial(form="paper", bound=0.1))),
+    "lxmert": changed(DENSE, backbone=sized("lxmert-tiny")),
     "nlvr2": changed(DENSE, task=Nlvr2(data=DATA, head="paired"), recipe=changed(RECIPE, betas=(0.9, 0.999))),
 }
 
@@ -79,6 +80,7 @@ PINNED = {
     "random": "11a55c0cc85f0fd8b7e2",
     "random like": "10553f40c8be0e53db76",
     "adversarial": "fd2675846a4b55079542",
+    "lxmert": "7657c20acb5921774311",
     "nlvr2": "fb455b9b9d14dfd21fb7",
 }
 

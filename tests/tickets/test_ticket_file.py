@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from vltickets.backbones import prunable_shapes
 from vltickets.errors import UserError
-from vltickets.specs import Uniter
+from vltickets.specs import SIZES, Uniter
 from vltickets.tickets import Mask, Ticket, load_ticket, prune, random_scores, save_ticket
 
 TOY = Uniter(layers=1, hidden=16, heads=2, intermediate=32, positions=64)
@@ -43,6 +43,15 @@ def test_a_ticket_comes_back_as_it_was(tmp_path: Path, weights: bool) -> None:
     assert (loaded.backbone, loaded.mask, loaded.provenance, loaded.labels) == (TOY, MASK, PROVENANCE, saved.labels)
     assert loaded.weights.keys() == saved.weights.keys()
     assert all(np.array_equal(loaded.weights[name], saved.weights[name]) for name in saved.weights)
+
+
+def test_a_ticket_of_an_lxmert_comes_back_as_one(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="an LXMERT needs transformers (vltickets[hf])")
+    shapes = prunable_shapes(SIZES["lxmert-tiny"])
+    mask = prune(random_scores(0, shapes), Mask.dense(shapes), 0.7)
+    save_ticket(Ticket(SIZES["lxmert-tiny"], mask, PROVENANCE), tmp_path / "t.safetensors")
+    loaded = load_ticket(tmp_path / "t.safetensors")
+    assert (loaded.backbone, loaded.mask) == (SIZES["lxmert-tiny"], mask)
 
 
 def test_a_ticket_file_is_tensors_and_json_and_says_what_it_is(path: Path) -> None:

@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+import importlib.util
+from typing import TYPE_CHECKING
+
 import torch
 
 from vltickets.backbones.uniter import UniterBackbone
-from vltickets.specs import Uniter
+from vltickets.errors import UserError
+from vltickets.specs import BackboneSpec, Lxmert, Uniter
+
+if TYPE_CHECKING:
+    from vltickets.backbones.lxmert import LxmertBackbone
 
 
 def build_backbone(
-    spec: Uniter, *, vocabulary: int, region_width: int, dropout: float, type_count: int = 2
-) -> UniterBackbone:
-    """Return an uninitialised backbone. `type_count` grows for tasks with more segments (NLVR2: 3)."""
-    return UniterBackbone(
-        spec, vocabulary=vocabulary, region_width=region_width, dropout=dropout, type_count=type_count
-    )
+    spec: BackboneSpec, *, vocabulary: int, region_width: int, dropout: float, type_count: int = 2
+) -> UniterBackbone | LxmertBackbone:
+    """Return an uninitialised backbone. `type_count` grows for tasks with more segments (NLVR2: 3).
+
+    LXMERT's count is fixed, and it needs transformers: what does not fit is a `UserError`.
+    """
+    match spec:
+        case Uniter():
+            return UniterBackbone(
+                spec, vocabulary=vocabulary, region_width=region_width, dropout=dropout, type_count=type_count
+            )
+        case Lxmert():
+            if type_count != 2:
+                raise UserError(f"LXMERT has 2 token types, {type_count} were asked for; use a UNITER for this")
+            if importlib.util.find_spec("transformers") is None:
+                raise UserError("an LXMERT needs transformers: pip install 'vltickets[hf]'")
+            from vltickets.backbones.lxmert import LxmertBackbone  # not above: transformers takes seconds to load
+
+            return LxmertBackbone(spec, vocabulary=vocabulary, region_width=region_width, dropout=dropout)
 
 
-def prunable_shapes(spec: Uniter) -> dict[str, tuple[int, ...]]:
+def prunable_shapes(spec: BackboneSpec) -> dict[str, tuple[int, ...]]:
     """Return the prunable weights' names and shapes, without any memory for them; they depend on no data."""
     with torch.device("meta"):
         backbone = build_backbone(spec, vocabulary=1, region_width=1, dropout=0.0)

@@ -1,6 +1,7 @@
-"""Official checkpoints, read safely and brought under our names: UNITER's, VILLA's, BERT's and Hugging Face's.
+"""Official checkpoints, read safely and brought under our names: UNITER's, VILLA's, LXMERT's, BERT's, Hugging Face's.
 
-Our trunk names are UNITER's without `uniter.`; the heads keep the official names (official-models 1.3 and 1.4).
+Our trunk names are the official ones without `uniter.`, `bert.` or `lxmert.`; the heads keep the official names
+(official-models 1.3, 1.4 and 4.2), but for LXMERT's matching head, which is `itm_output` as in UNITER.
 Nothing in a file is ever run: pickles are read with PyTorch's restricted reader only.
 """
 
@@ -10,7 +11,7 @@ import hashlib
 import json
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from safetensors.torch import save as save_tensors
 
 from vltickets.backbones.building import build_backbone
 from vltickets.errors import UserError
-from vltickets.specs import Uniter
+from vltickets.specs import BackboneSpec, Lxmert
 from vltickets.store import write_file
 
 FORMAT = "vltickets-weights-1"
@@ -43,6 +44,7 @@ HEADS = (
     "attn_pool.",
     "fc.",
 )
+LXMERT_HEADS = ("cls.predictions.", "itm_output.", "obj_predict_head.", "answer_head.", "logit_fc.")
 TIED = {
     "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
@@ -50,8 +52,9 @@ TIED = {
 }
 WORDS = "embeddings.word_embeddings.weight"
 TYPES = "embeddings.token_type_embeddings.weight"
-FEATURES = "img_embeddings.img_linear.weight"
 OFFICIAL_WORDS, VCR_WORDS, OFFICIAL_REGION_WIDTH = 28996, 28996 + 81, 2048
+LXMERT_WORDS = 30522
+LXMERT_PREFIX = re.compile(r"^(?:lxrt_encoder\.model\.)?(?:module\.)?(?:bert\.|lxmert\.)")
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Report:
 class Checkpoint:
     """A checkpoint under our names, float32; `sha256` is of the source file, `vocabulary` a `vocab.txt`'s text."""
 
-    backbone: Uniter
+    backbone: BackboneSpec
     trunk: Tensors
     heads: Tensors
     report: Report
@@ -76,18 +79,19 @@ class Checkpoint:
     vocabulary: str | None = None
 
 
-def read_checkpoint(path: Path, backbone: Uniter, vocabulary: Path | None = None) -> Checkpoint:
-    """Read a `.pt`, `.pth`, `.bin` or `.safetensors` file, or a Hugging Face BERT folder, as weights of `backbone`.
+def read_checkpoint(path: Path, backbone: BackboneSpec, vocabulary: Path | None = None) -> Checkpoint:
+    """Read a `.pt`, `.pth`, `.bin` or `.safetensors` file, or a Hugging Face folder, as weights of `backbone`.
 
     Raises `UserError` where the file can't be read without running code, is damaged, is of another size, lacks part
     of the trunk it begins, or holds numbers that are not finite.
     """
     file = _weight_file(path)
     words = vocabulary or (path / "vocab.txt" if path.is_dir() and (path / "vocab.txt").exists() else None)
-    tensors, unexpected = _renamed(_unwrapped(_read(file), file), file)
+    rename, of_heads = (lxmert_name, LXMERT_HEADS) if isinstance(backbone, Lxmert) else (our_name, HEADS)
+    tensors, unexpected = _renamed(_unwrapped(_read(file), file), file, rename)
     _drop_tied(tensors, file)
     trunk = {name: value for name, value in tensors.items() if name.startswith(TRUNK)}
-    heads = {name: value for name, value in tensors.items() if name.startswith(HEADS)}
+    heads = {name: value for name, value in tensors.items() if name.startswith(of_heads)}
     unexpected += [name for name in tensors if name not in trunk and name not in heads]
     missing, grown = _check_trunk(trunk, backbone, file)
     for name, value in (trunk | heads).items():
@@ -137,7 +141,7 @@ def _weight_file(path: Path) -> Path:
         for name in ("model.safetensors", "pytorch_model.bin"):
             if (path / name).exists():
                 return path / name
-        raise UserError(f"{path} has neither model.safetensors nor pytorch_model.bin; name a BERT folder or one file")
+        raise UserError(f"{path} has neither model.safetensors nor pytorch_model.bin; name such a folder or a file")
     if not path.exists():
         raise UserError(f"{path}: no such file")
     return path
@@ -145,7 +149,7 @@ def _weight_file(path: Path) -> Path:
 
 def _read(path: Path) -> Any:
     if path.suffix not in (".safetensors", ".pt", ".pth", ".bin"):
-        raise UserError(f"{path}: expected .pt, .pth, .bin, .safetensors or a Hugging Face BERT folder")
+        raise UserError(f"{path}: expected .pt, .pth, .bin, .safetensors or a Hugging Face folder")
     try:
         if path.suffix == ".safetensors":
             return load_file(str(path))
@@ -170,12 +174,12 @@ def _unwrapped(value: Any, path: Path) -> Mapping[str, Any]:
     raise UserError(f"{path} holds a {type(value).__name__}; expected a state dict, tensors by name")
 
 
-def _renamed(raw: Mapping[str, Any], path: Path) -> tuple[Tensors, list[str]]:
+def _renamed(raw: Mapping[str, Any], path: Path, rename: Callable[[str], str]) -> tuple[Tensors, list[str]]:
     """Return the tensors under our names, and the names of what is no tensor."""
     out: Tensors = {}
     odd: list[str] = []
     for key, value in raw.items():
-        name = our_name(str(key))
+        name = rename(str(key))
         if name.endswith("position_ids"):
             continue
         if not isinstance(value, torch.Tensor):
@@ -193,6 +197,12 @@ def our_name(key: str) -> str:
     return re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", name))
 
 
+def lxmert_name(key: str) -> str:
+    """Return LXMERT's official name, or Hugging Face's, under ours; a fine-tuned model has `lxrt_encoder.model.`."""
+    name = our_name(LXMERT_PREFIX.sub("", key.removeprefix("module.")))
+    return re.sub(r"^cls\.seq_relationship\.", "itm_output.", name)
+
+
 def _drop_tied(tensors: Tensors, path: Path) -> None:
     for copy, original in TIED.items():
         tied = tensors.pop(copy, None)
@@ -205,12 +215,13 @@ def _drop_tied(tensors: Tensors, path: Path) -> None:
             raise UserError(f"{path}: {copy} should equal {original}, which it is tied to, and does not")
 
 
-def _check_trunk(trunk: Tensors, spec: Uniter, path: Path) -> tuple[list[str], list[str]]:
+def _check_trunk(trunk: Tensors, spec: BackboneSpec, path: Path) -> tuple[list[str], list[str]]:
     """Return the missing tensors and the grown tables; refuse another size and half a trunk."""
     if WORDS not in trunk or trunk[WORDS].dim() != 2:
-        raise UserError(f"{path} has no {WORDS}; it is no checkpoint of UNITER or BERT")
+        raise UserError(f"{path} has no {WORDS}; it is no checkpoint of UNITER, LXMERT or BERT")
     types = len(trunk[TYPES]) if TYPES in trunk else 2
-    width = trunk[FEATURES].shape[-1] if FEATURES in trunk else OFFICIAL_REGION_WIDTH
+    features = "encoder.visn_fc.visn_fc.weight" if isinstance(spec, Lxmert) else "img_embeddings.img_linear.weight"
+    width = trunk[features].shape[-1] if features in trunk else OFFICIAL_REGION_WIDTH
     with torch.device("meta"):
         model = build_backbone(
             spec, vocabulary=len(trunk[WORDS]), region_width=width, dropout=0.0, type_count=max(types, 2)

@@ -9,14 +9,27 @@ import torch
 from torch import nn
 
 from vltickets.backbones.building import build_backbone
-from vltickets.backbones.checkpoints import OFFICIAL_REGION_WIDTH, OFFICIAL_WORDS
-from vltickets.specs import Uniter
+from vltickets.backbones.checkpoints import LXMERT_WORDS, OFFICIAL_REGION_WIDTH, OFFICIAL_WORDS
+from vltickets.specs import BackboneSpec, Lxmert
 
 # What heads read, where that is not the pooled [CLS]: the pooler is then trained by nothing (official-models 1.4).
 WITHOUT_POOLER = {
     "refcoco": "its head reads the regions' states",
     "nlvr2": "the paired-attn head reads both sequences; paired and triplet read the pooler",
 }
+# LXMERT's pooler reads the language side, so the last crossing layer's own work on the visual side is then for nothing.
+WITHOUT_VISION = ("vqa", "gqa", "nlvr2", "nlvr1", "snli_ve", "retrieval", "matching")
+VISUAL_SIDE = ("visn_self_att", "visn_inter", "visn_output")
+
+
+@dataclass(frozen=True)
+class Unused:
+    """Weights that a task's head does not read, so that nothing trains them: what they are, their names, and why."""
+
+    task: str
+    what: str
+    weights: tuple[str, ...]
+    why: str
 
 
 @dataclass(frozen=True)
@@ -35,14 +48,38 @@ class Weight:
 
 
 def list_weights(
-    spec: Uniter, *, vocabulary: int = OFFICIAL_WORDS, region_width: int = OFFICIAL_REGION_WIDTH
+    spec: BackboneSpec, *, vocabulary: int | None = None, region_width: int = OFFICIAL_REGION_WIDTH
 ) -> list[Weight]:
-    """Return every weight of a backbone in the order of its file, without any memory for them."""
+    """Return every weight of a backbone in the order of its file, without any memory for them.
+
+    `vocabulary` is the official one of the backbone's kind unless given.
+    """
+    if vocabulary is None:
+        vocabulary = LXMERT_WORDS if isinstance(spec, Lxmert) else OFFICIAL_WORDS
     with torch.device("meta"):
         backbone = build_backbone(spec, vocabulary=vocabulary, region_width=region_width, dropout=0.0)
     covered = backbone.prunable()
     modules = dict(backbone.named_modules())
     return list(_listed(backbone, modules, set(covered)))
+
+
+def unused_weights(spec: BackboneSpec, weights: list[Weight]) -> list[Unused]:
+    """Return what the tasks leave unused of a backbone's listed weights."""
+
+    def below(*prefixes: str) -> tuple[str, ...]:
+        return tuple(weight.name for weight in weights if weight.name.startswith(prefixes))
+
+    without_pooler = {"refcoco": WITHOUT_POOLER["refcoco"]} if isinstance(spec, Lxmert) else WITHOUT_POOLER
+    found = [Unused(task, "the pooler", below("pooler."), why) for task, why in without_pooler.items()]
+    if isinstance(spec, Lxmert):
+        last = f"encoder.x_layers.{spec.cross_layers - 1}"
+        what = f"the visual side of the last crossing layer ({last}.{{{','.join(VISUAL_SIDE)}}})"
+        names, why = (
+            below(*(f"{last}.{part}." for part in VISUAL_SIDE)),
+            "its head reads the pooled words only",
+        )
+        found += [Unused(task, what, names, why) for task in WITHOUT_VISION]
+    return found
 
 
 def _listed(backbone: nn.Module, modules: dict[str, nn.Module], covered: set[str]) -> Iterator[Weight]:

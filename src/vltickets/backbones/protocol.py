@@ -58,5 +58,11 @@ class Backbone(Protocol):
     def perturbed_places(self) -> Places:
         """Return where adversarial training adds its perturbations."""
 
+    def word_table(self) -> torch.Tensor:
+        """Return the word embeddings [words, d], to which the decoder of masked words is tied."""
+
+    def feature_projection(self) -> torch.Tensor | None:
+        """Return the projection of region features [d, f] that feature regression is tied to; None where it is not."""
+
     def initialise(self, generator: torch.Generator, std: float) -> None:
         """Fill the weights at random."""

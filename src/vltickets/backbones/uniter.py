@@ -77,6 +77,14 @@ class UniterBackbone(nn.Module):
         """Return VILLA's places: word embeddings before position, type and LN; raw features before the projection."""
         return Places(words=self.embeddings.word_embeddings, regions=self.img_embeddings.img_linear)
 
+    def word_table(self) -> torch.Tensor:
+        """Return the word embeddings [words, d], to which the decoder of masked words is tied."""
+        return self.embeddings.word_embeddings.weight
+
+    def feature_projection(self) -> torch.Tensor:
+        """Return the projection of region features [d, f] that feature regression is tied to."""
+        return self.img_embeddings.img_linear.weight
+
     def initialise(self, generator: torch.Generator, std: float) -> None:
         """Fill every weight as BERT does: normal with `std`, norms 1, biases 0; the padding word's row stays 0."""
         for module in self.modules():

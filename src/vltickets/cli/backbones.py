@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from vltickets.cli.console import screen
-from vltickets.errors import unknown
-from vltickets.specs import SIZES, sized
+from vltickets.specs import named
 
 backbone_app = typer.Typer(no_args_is_help=True, help="Look at backbones.")
 
@@ -22,16 +22,15 @@ def backbones() -> None:
 
 @backbone_app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(help="uniter-base, uniter-tiny, uniter-large, …")],
+    name: Annotated[str, typer.Argument(help="uniter-base, uniter-tiny, lxmert-base, …")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on the standard output, nothing else.")] = False,
 ) -> None:
     """List every weight: prunable or not, why, how many numbers, and their share of the whole."""
-    names = [f"uniter-{size}" for size in SIZES]
-    if name not in names:
-        raise unknown("backbone", name, names)
-    from vltickets.backbones.listing import WITHOUT_POOLER, list_weights  # not above: it brings torch
+    spec = named(name)
+    from vltickets.backbones.listing import list_weights, unused_weights  # not above: it brings torch
 
-    weights = list_weights(sized(name.removeprefix("uniter-")))
+    weights = list_weights(spec)
+    unused = unused_weights(spec, weights)
     total = sum(weight.count for weight in weights)
     prunable = sum(weight.count for weight in weights if weight.prunable)
     if as_json:
@@ -48,7 +47,13 @@ def show(
         ]
         print(
             json.dumps(
-                {"backbone": name, "total": total, "prunable": prunable, "unused": WITHOUT_POOLER, "weights": rows}
+                {
+                    "backbone": name,
+                    "total": total,
+                    "prunable": prunable,
+                    "unused": [asdict(one) for one in unused],
+                    "weights": rows,
+                }
             )
         )
         return
@@ -72,5 +77,6 @@ def show(
     console = screen()
     console.print(table)
     console.print(f"{name}: {prunable:,} of {total:,} weights are prunable ({prunable / total:.1%}), heads apart")
-    for task, why in WITHOUT_POOLER.items():
-        console.print(f"unused: the pooler in {task}, {why}", soft_wrap=True)
+    for why, what in dict.fromkeys((one.why, one.what) for one in unused):
+        tasks = ", ".join(one.task for one in unused if (one.why, one.what) == (why, what))
+        console.print(f"unused: {what} in {tasks}: {why}", soft_wrap=True)

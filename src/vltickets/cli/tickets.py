@@ -16,7 +16,7 @@ from vltickets.errors import UserError
 from vltickets.store import Store
 
 if TYPE_CHECKING:
-    from vltickets.specs import Uniter
+    from vltickets.specs import BackboneSpec
     from vltickets.store.masks import Densities
     from vltickets.tickets import Mask
     from vltickets.tickets.anatomy import Comparison
@@ -186,7 +186,7 @@ def _store_with(what: str, store: Path) -> Store:
     return Store(store)
 
 
-def _mask(what: str, store: Path) -> tuple[Uniter, Mask]:
+def _mask(what: str, store: Path) -> tuple[BackboneSpec, Mask]:
     """Return the mask, with its backbone, of a ticket file or of a node of the store."""
     from vltickets.studies.scoring import mask_of
     from vltickets.tickets import load_ticket
@@ -231,6 +231,7 @@ def _print_overlaps(compared: Comparison, densities: dict[str, Densities]) -> No
     shown = [densities[name] for name in compared.names]
     rows = [(f"layer {layer}", *(f"{100 * one.layers[layer]:.1f}" for one in shown)) for layer in shown[0].layers]
     rows += [(kind, *(f"{100 * one.kinds[kind]:.1f}" for one in shown)) for kind in shown[0].kinds]
+    rows += [(stream, *(f"{100 * one.modalities[stream]:.1f}" for one in shown)) for stream in shown[0].modalities]
     console.print(_table("kept in %", numbers, rows))
 
 

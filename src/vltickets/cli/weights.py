@@ -11,7 +11,7 @@ import typer
 
 from vltickets.cli.console import following, screen
 from vltickets.cli.studies import DataOption, JsonOption, SetOption, StoreOption
-from vltickets.errors import UserError, unknown
+from vltickets.errors import UserError
 from vltickets.store import Store
 
 weights_app = typer.Typer(no_args_is_help=True, help="Make initial weights, or import official ones.")
@@ -52,10 +52,8 @@ def make(
 
 @weights_app.command("import")
 def import_(
-    file: Annotated[
-        Path, typer.Argument(help="A .pt, .pth, .bin or .safetensors file, or a Hugging Face BERT folder.")
-    ],
-    backbone: Annotated[str, typer.Option("--backbone", help="uniter-base, uniter-small, uniter-large, …")],
+    file: Annotated[Path, typer.Argument(help="A .pt, .pth, .bin or .safetensors file, or a Hugging Face folder.")],
+    backbone: Annotated[str, typer.Option("--backbone", help="uniter-base, uniter-large, lxmert-base, …")],
     out: Annotated[
         Path | None, typer.Option("--out", help="The file to write. Default: NAME.imported.safetensors.")
     ] = None,
@@ -64,15 +62,13 @@ def import_(
 ) -> None:
     """Bring an official checkpoint under our names, checked, as one safetensors file a study can start from."""
     from vltickets.backbones.checkpoints import read_checkpoint, write_import
-    from vltickets.specs import SIZES, sized
+    from vltickets.specs import named
 
-    names = [f"uniter-{size}" for size in SIZES]
-    if backbone not in names:
-        raise unknown("backbone", backbone, names)
+    spec = named(backbone)
     target = out or Path(f"{file.stem}.imported.safetensors")
     if target.resolve() == file.resolve():
         raise UserError(f"{target} is the checkpoint itself; name another file with --out")
-    checkpoint = read_checkpoint(file, sized(backbone.removeprefix("uniter-")), vocabulary)
+    checkpoint = read_checkpoint(file, spec, vocabulary)
     write_import(checkpoint, target, source=file.name)
     report = asdict(checkpoint.report)
     if as_json:

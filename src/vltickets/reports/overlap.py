@@ -24,7 +24,7 @@ from vltickets.errors import UserError
 from vltickets.reports.figures import MARKS
 from vltickets.reports.markdown import escaped
 from vltickets.reports.style import GREY, INK, PAPER, drawing_style
-from vltickets.specs import Place, Prune, Train, Uniter, weight_places
+from vltickets.specs import BackboneSpec, Place, Prune, Train, weight_places
 from vltickets.store import Store
 from vltickets.store import masks as counting
 from vltickets.store.masks import Densities, Packed
@@ -142,7 +142,7 @@ class _Loaded:
     """A mask of a store: its bits and what is needed to count on them."""
 
     digest: str
-    backbone: Uniter
+    backbone: BackboneSpec
     bits: Packed
 
     @cached_property

@@ -4,7 +4,16 @@
 """
 
 from vltickets.specs.adversarial import Adversarial
-from vltickets.specs.backbones import SIZES, Uniter, sized
+from vltickets.specs.backbones import (
+    NAMED,
+    SIZES,
+    BackboneSpec,
+    Lxmert,
+    Uniter,
+    differences,
+    named,
+    sized,
+)
 from vltickets.specs.data import DataSpec, Folder, World
 from vltickets.specs.nodes import (
     Fresh,
@@ -23,7 +32,7 @@ from vltickets.specs.nodes import (
     Trained,
     parents,
 )
-from vltickets.specs.parsing import node_from_json, parse, read_toml, with_setting
+from vltickets.specs.parsing import node_from_json, parse, parse_backbone, read_toml, with_setting
 from vltickets.specs.places import KINDS, Kind, Place, weight_places
 from vltickets.specs.spec import Spec, canonical, changed, hash_json
 from vltickets.specs.tasks import (
@@ -46,10 +55,12 @@ from vltickets.specs.tasks import (
 
 __all__ = [
     "KINDS",
+    "NAMED",
     "OFFICIAL_OBJECTIVES",
     "SIZES",
     "TASK_KINDS",
     "Adversarial",
+    "BackboneSpec",
     "Corpora",
     "DataSpec",
     "Folder",
@@ -57,6 +68,7 @@ __all__ = [
     "Gqa",
     "Imported",
     "Kind",
+    "Lxmert",
     "MaskSource",
     "Matching",
     "Nlvr1",
@@ -86,10 +98,13 @@ __all__ = [
     "World",
     "canonical",
     "changed",
+    "differences",
     "hash_json",
+    "named",
     "node_from_json",
     "parents",
     "parse",
+    "parse_backbone",
     "read_toml",
     "sized",
     "weight_places",

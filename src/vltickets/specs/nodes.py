@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from vltickets.specs.adversarial import Adversarial
-from vltickets.specs.backbones import Uniter
+from vltickets.specs.backbones import BackboneSpec
 from vltickets.specs.spec import Spec
 from vltickets.specs.tasks import TaskSpec
 
@@ -112,7 +112,7 @@ class Train(Spec):
 
     is_node: ClassVar[bool] = True
     kind: Literal["train"] = "train"
-    backbone: Uniter
+    backbone: BackboneSpec
     task: TaskSpec
     start: Start
     recipe: Recipe
@@ -141,7 +141,7 @@ class OneShot(Spec):
 
     is_node: ClassVar[bool] = True
     kind: Literal["one-shot"] = "one-shot"
-    backbone: Uniter
+    backbone: BackboneSpec
     start: Start
     sparsity: float = Field(ge=0, lt=1)
 
@@ -151,7 +151,7 @@ class RandomMask(Spec):
 
     is_node: ClassVar[bool] = True
     kind: Literal["random"] = "random"
-    backbone: Uniter
+    backbone: BackboneSpec
     sparsity: float = Field(ge=0, lt=1)
     seed: int = 0
     like: MaskSource | None = None

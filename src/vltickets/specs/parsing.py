@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from vltickets.errors import UserError, unknown
+from vltickets.specs.backbones import BACKBONE_KINDS, Lxmert, Uniter
 from vltickets.specs.nodes import NODE_KINDS, Node
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -22,6 +23,14 @@ def parse(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
         return model.model_validate(tuples(values))
     except ValidationError as error:
         raise UserError(f"{where}: {_explain(error, model)}") from None
+
+
+def parse_backbone(values: Any, where: str) -> Uniter | Lxmert:
+    """Return the backbone that a file's header describes; what does not fit is a `UserError` that names `where`."""
+    kind = values.get("kind", "uniter") if isinstance(values, Mapping) else None
+    if kind not in BACKBONE_KINDS:
+        raise UserError(f"{where}: {unknown('kind of backbone', str(kind), BACKBONE_KINDS)}")
+    return parse(BACKBONE_KINDS[kind], values, where)
 
 
 def tuples(value: Any) -> Any:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from vltickets.specs.backbones import Uniter
+from vltickets.specs.backbones import Lxmert, Uniter
 
 # Embeddings are not prunable by default (docs/protocol.md), so no weight is of that kind so far.
 Kind = Literal["query", "key", "value", "attention output", "FFN in", "FFN out", "embedding", "pooler"]
@@ -17,7 +17,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 class Place:
     """Where a weight tensor lies. `layer` counts from 0 and is None outside the encoder; `shape` is (out, in).
 
-    `modality` is for backbones with a stream for each; UNITER has one for both.
+    `modality` (language, vision or cross) is for backbones with a stream for each; UNITER has one for both. There the
+    layers are counted on from language to vision to cross, so that no two have one number.
     """
 
     layer: int | None
@@ -31,24 +32,58 @@ class Place:
         return math.prod(self.shape)
 
 
-def weight_places(spec: Uniter) -> dict[str, Place]:
+def weight_places(spec: Uniter | Lxmert) -> dict[str, Place]:
     """Return the place of each prunable weight by name, in the order of `backbones.prunable_shapes`.
 
     >>> weight_places(Uniter())["encoder.layer.11.output.dense.weight"]
     Place(layer=11, kind='FFN out', shape=(768, 3072), modality=None)
     """
-    square = (spec.hidden, spec.hidden)
-    modules: dict[str, tuple[Kind, tuple[int, ...]]] = {
-        "attention.self.query": ("query", square),
-        "attention.self.key": ("key", square),
-        "attention.self.value": ("value", square),
-        "attention.output.dense": ("attention output", square),
-        "intermediate.dense": ("FFN in", (spec.intermediate, spec.hidden)),
-        "output.dense": ("FFN out", (spec.hidden, spec.intermediate)),
-    }
-    places = {
+    places = _uniter(spec) if isinstance(spec, Uniter) else _lxmert(spec)
+    return places | {"pooler.dense.weight": Place(None, "pooler", (spec.hidden, spec.hidden))}
+
+
+def _uniter(spec: Uniter) -> dict[str, Place]:
+    modules = _attention(spec, "attention.self", "attention.output") | _feed_forward(spec, "intermediate", "output")
+    return {
         f"encoder.layer.{layer}.{module}.weight": Place(layer, kind, shape)
         for layer in range(spec.layers)
         for module, (kind, shape) in modules.items()
     }
-    return places | {"pooler.dense.weight": Place(None, "pooler", square)}
+
+
+def _lxmert(spec: Lxmert) -> dict[str, Place]:
+    plain = _attention(spec, "attention.self", "attention.output") | _feed_forward(spec, "intermediate", "output")
+    crossing = _attention(spec, "visual_attention.att", "visual_attention.output")
+    for side in ("lang", "visn"):
+        crossing |= _attention(spec, f"{side}_self_att.self", f"{side}_self_att.output")
+    for side in ("lang", "visn"):
+        crossing |= _feed_forward(spec, f"{side}_inter", f"{side}_output")
+    first_cross = spec.language_layers + spec.object_layers
+    stacks = (  # as the official class holds them: the crossing layers before those of objects
+        ("layer", "language", 0, spec.language_layers, plain),
+        ("x_layers", "cross", first_cross, spec.cross_layers, crossing),
+        ("r_layers", "vision", spec.language_layers, spec.object_layers, plain),
+    )
+    return {
+        f"encoder.{stack}.{number}.{module}.weight": Place(first + number, kind, shape, modality)
+        for stack, modality, first, count, modules in stacks
+        for number in range(count)
+        for module, (kind, shape) in modules.items()
+    }
+
+
+def _attention(spec: Uniter | Lxmert, inner: str, output: str) -> dict[str, tuple[Kind, tuple[int, ...]]]:
+    square = (spec.hidden, spec.hidden)
+    return {
+        f"{inner}.query": ("query", square),
+        f"{inner}.key": ("key", square),
+        f"{inner}.value": ("value", square),
+        f"{output}.dense": ("attention output", square),
+    }
+
+
+def _feed_forward(spec: Uniter | Lxmert, inner: str, output: str) -> dict[str, tuple[Kind, tuple[int, ...]]]:
+    return {
+        f"{inner}.dense": ("FFN in", (spec.intermediate, spec.hidden)),
+        f"{output}.dense": ("FFN out", (spec.hidden, spec.intermediate)),
+    }

@@ -9,26 +9,28 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from vltickets.errors import UserError
-from vltickets.specs import KINDS, Place, Uniter
+from vltickets.specs import KINDS, BackboneSpec, Place, differences
 
+MODALITIES = ("language", "vision", "cross")
 Packed = Mapping[str, np.ndarray]  # the bits of each tensor, uint8; what is left of the last byte is 0
 
 
 @dataclass(frozen=True)
 class Densities:
-    """Shares of weights that a mask keeps, in [0, 1]: of all, of each layer, of each kind of module.
+    """Shares of weights that a mask keeps, in [0, 1]: of all, of each layer, of each kind of module, of each modality.
 
-    Weights outside the layers (the pooler) are in `total` and `kinds` only.
+    Weights outside the layers (the pooler) are in `total` and `kinds` only; a backbone of one stream has no modalities.
     """
 
     total: float
     layers: dict[int, float]
     kinds: dict[str, float]
+    modalities: dict[str, float] = field(default_factory=dict)
 
 
 def kept_counts(mask: Packed) -> dict[str, int]:
@@ -59,22 +61,23 @@ def densities(kept: Mapping[str, int], places: Mapping[str, Place]) -> Densities
     """Return the shares kept, from the kept counts and the places of the tensors."""
     layers = _shares(kept, places, lambda place: place.layer)
     kinds = _shares(kept, places, lambda place: KINDS.index(place.kind))
+    streams = _shares(kept, places, lambda place: MODALITIES.index(place.modality) if place.modality else None)
     return Densities(
         total=sum(kept.values()) / sum(place.size for place in places.values()),
         layers=layers,
         kinds={KINDS[kind]: share for kind, share in kinds.items()},
+        modalities={MODALITIES[stream]: share for stream, share in streams.items()},
     )
 
 
-def check_same_backbone(backbones: Mapping[str, Uniter]) -> None:
+def check_same_backbone(backbones: Mapping[str, BackboneSpec]) -> None:
     """Refuse masks, by their names, of different backbones: `UserError` names the first two and how they differ."""
     named = list(backbones.items())
     for name, backbone in named[1:]:
         first_name, first = named[0]
-        fields = [field for field in type(first).model_fields if getattr(first, field) != getattr(backbone, field)]
-        if fields:
-            ours = ", ".join(f"{field} {getattr(first, field)}" for field in fields)
-            theirs = ", ".join(f"{field} {getattr(backbone, field)}" for field in fields)
+        if unlike := differences(first, backbone):
+            ours = ", ".join(f"{field} {value}" for field, (value, _) in unlike.items() if value is not None)
+            theirs = ", ".join(f"{field} {value}" for field, (_, value) in unlike.items() if value is not None)
             raise UserError(
                 f"{first_name} and {name} are masks of different backbones ({ours} against {theirs}); "
                 f"only masks of one backbone can be compared"

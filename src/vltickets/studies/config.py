@@ -11,12 +11,12 @@ from vltickets.errors import UserError
 from vltickets.specs import (
     OFFICIAL_OBJECTIVES,
     TASK_KINDS,
+    BackboneSpec,
     Corpora,
     Objectives,
     Recipe,
     Spec,
     TaskSpec,
-    Uniter,
     parse,
     sized,
 )
@@ -93,7 +93,7 @@ class Common(Spec):
     data: Literal["world", "folder"] = "world"
     layout: Literal["official", "flickr8k", "photos"] | None = Field(None, description="of the folder; else it is seen")
     world: WorldSize = WorldSize()
-    backbone: Literal["tiny", "real", "small", "base", "large"] = "tiny"
+    backbone: Literal["tiny", "real", "small", "base", "large", "lxmert-tiny", "lxmert-base"] = "tiny"
     split: str = "test"
     start: Literal["shipped", "pretrained", "fresh", "imported"] = "pretrained"
     weights: str | None = Field(None, description="the file of imported weights, for start = 'imported'")
@@ -127,7 +127,7 @@ class Common(Spec):
             raise ValueError(f"{name} = {chosen}: {odd[0]} is not among the levels")
 
     @property
-    def uniter(self) -> Uniter:
+    def shape(self) -> BackboneSpec:
         """The backbone's shape."""
         return sized(self.backbone)
 

@@ -41,7 +41,7 @@ def _one_seed(study: Study, data: DataSpec, theta0: Start, text_only: Start | No
     wanted = set(study.baselines)
 
     def train(start: Start, mask: MaskSource | None = None, recipe: Recipe = study.training) -> Train:
-        return Train(backbone=study.uniter, task=task, start=start, recipe=recipe, mask=mask, seed=seed)
+        return Train(backbone=study.shape, task=task, start=start, recipe=recipe, mask=mask, seed=seed)
 
     def cell(baseline: str, sparsity: float, node: Train) -> Iterator[Cell]:
         if baseline in wanted:
@@ -66,11 +66,11 @@ def _one_seed(study: Study, data: DataSpec, theta0: Start, text_only: Start | No
         # The training of the next round under this mask is the evaluation of this ticket: the same node, run once.
         yield from cell("imp", sparsity, train(rewound, mask))
         if study.random_levels is None or sparsity in study.random_levels:
-            random = RandomMask(backbone=study.uniter, sparsity=sparsity, seed=seed)
+            random = RandomMask(backbone=study.shape, sparsity=sparsity, seed=seed)
             yield from cell("random", sparsity, train(theta0, random))
         if sparsity in study.quoted:
-            like = RandomMask(backbone=study.uniter, sparsity=sparsity, seed=seed, like=mask)
-            one_shot = OneShot(backbone=study.uniter, start=theta0, sparsity=sparsity)
+            like = RandomMask(backbone=study.shape, sparsity=sparsity, seed=seed, like=mask)
+            one_shot = OneShot(backbone=study.shape, start=theta0, sparsity=sparsity)
             yield from cell("random-layerwise", sparsity, train(theta0, like))
             if text_only is not None:
                 yield from cell("text-only", sparsity, train(text_only, mask))

@@ -30,7 +30,7 @@ class Lab:
     def train(self, task: str, seed: int, mask: MaskSource | None = None, *, adversarial: bool = False) -> Train:
         """Return the fine-tuning of a task from θ₀, under a mask; adversarial where asked for."""
         return Train(
-            backbone=self.study.uniter,
+            backbone=self.study.shape,
             task=task_on(task, self.study.tasks[task].options, self.data, self.study.split),  # type: ignore[index]
             start=self.theta0,
             recipe=self.study.recipe_of(task, adversarial=adversarial),
@@ -77,10 +77,10 @@ class Lab:
         return self._masks[key]
 
     def _random(self, level: float, seed: int) -> MaskSource:
-        return RandomMask(backbone=self.study.uniter, sparsity=level, seed=seed)
+        return RandomMask(backbone=self.study.shape, sparsity=level, seed=seed)
 
     def _one_shot(self, level: float, seed: int) -> MaskSource:
-        return OneShot(backbone=self.study.uniter, start=self.theta0, sparsity=level)  # one for all seeds
+        return OneShot(backbone=self.study.shape, start=self.theta0, sparsity=level)  # one for all seeds
 
     def _searched(self, source: str, seed: int, adversarial: bool) -> dict[float, MaskSource]:
         def train(mask: MaskSource | None) -> Train:

@@ -11,7 +11,7 @@ from vltickets.backbones.checkpoints import read_about
 from vltickets.data import check_folder, open_source, register_folder
 from vltickets.errors import UserError
 from vltickets.scenes import WORLD_VERSION
-from vltickets.specs import DataSpec, TaskSpec, Train, Uniter, World
+from vltickets.specs import DataSpec, TaskSpec, Train, World, parse_backbone
 from vltickets.store import Store, check_study_name
 from vltickets.studies.config import Common, Study, task_on
 from vltickets.studies.executors import Listener, execute
@@ -20,7 +20,7 @@ from vltickets.studies.graph import Cell, Work, plan, steps_of
 from vltickets.studies.oracle import oracle_score
 from vltickets.studies.paper import paper
 from vltickets.studies.paper_config import Paper
-from vltickets.tasks import build_task
+from vltickets.tasks import build_task, check_task
 from vltickets.tasks.answering import AnsweringTask
 from vltickets.tasks.linear import ridge_answers, ridge_matching
 
@@ -59,7 +59,7 @@ def plan_study(
     if name in store.studies():
         store.study(name)  # a damaged or newer one is refused before anything is written
     about = {} if study.weight_file is None else read_about(study.weight_file)
-    if about and Uniter.model_validate(about["backbone"]) != study.uniter:
+    if about and parse_backbone(about["backbone"], str(study.weight_file)) != study.shape:
         raise UserError(
             f"{study.weight_file} is of another backbone than the study's {study.backbone}; import it as that"
         )
@@ -70,6 +70,8 @@ def plan_study(
     open_source(data, store)
     cells = tuple(paper(study, data) if isinstance(study, Paper) else first_ticket(study, data))
     for cell in cells:
+        if isinstance(cell.node, Train):
+            check_task(cell.node.task, cell.node.backbone)
         if isinstance(cell.node, Train) and store.has(cell.node):
             store.arrays(cell.node.digest, "items")  # a corrupted result is refused before anything is run
     wanted = {cell.node.digest for cell in cells if (cell.baseline, cell.sparsity, cell.seed) == weights_of}
@@ -163,7 +165,7 @@ def _reference_rows(planned: Planned, store: Store) -> list[dict[str, Any]]:
 def _rows_of(spec: TaskSpec, planned: Planned, store: Store, *, linear: bool) -> list[dict[str, Any]]:
     """Return a task's rows that are not trainings; `linear` asks for a linear model's too, where there is one."""
     source, split = open_source(planned.data, store), spec.split
-    task = build_task(spec, source, planned.study.uniter)
+    task = build_task(spec, source, planned.study.shape)
     rows = [_row("chance", task.chance(split), "the best constant answer, or guessing")]
     if isinstance(planned.data, World):
         oracle = oracle_score(task, planned.data, split)

@@ -11,7 +11,7 @@ import torch
 
 from vltickets.data import Vocabulary, open_folder, open_source
 from vltickets.errors import UserError
-from vltickets.specs import TASK_KINDS, Node, Prune, Recipe, Train, Uniter, canonical, parse
+from vltickets.specs import TASK_KINDS, BackboneSpec, Node, Prune, Recipe, Train, canonical, parse
 from vltickets.store import Store
 from vltickets.studies.work import backbone_of, build_model, load_mask
 from vltickets.tasks import Evaluation, build_task
@@ -51,7 +51,7 @@ def find_run(prefix: str, store: Store) -> Node:
     return store.node(found[0])
 
 
-def mask_of(prefix: str, store: Store) -> tuple[Uniter, Mask]:
+def mask_of(prefix: str, store: Store) -> tuple[BackboneSpec, Mask]:
     """Return a finished mask, or the one that a finished training was held to, with the backbone it is for.
 
     `prefix` is the beginning of the node's digest; a dense training is a `UserError`.
@@ -86,7 +86,7 @@ def score_ticket(path: Path, store: Store | None, folder: Path | None, split: st
 
 
 def _score(
-    backbone: Uniter,
+    backbone: BackboneSpec,
     spec: Any,
     weights: dict[str, np.ndarray],
     labels: dict[str, str],

@@ -59,4 +59,4 @@ def pretraining_stage(
         mask_regions=stage.mask_regions,
         text_only=text_only,
     )
-    return Train(backbone=study.uniter, task=task, start=start, recipe=stage.training, seed=seed)
+    return Train(backbone=study.shape, task=task, start=start, recipe=stage.training, seed=seed)

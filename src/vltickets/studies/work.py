@@ -13,6 +13,7 @@ import torch
 from vltickets.backbones import build_backbone, prunable_shapes
 from vltickets.data import Source, open_source, stream_seed
 from vltickets.specs import (
+    BackboneSpec,
     MaskSource,
     Node,
     OneShot,
@@ -22,7 +23,6 @@ from vltickets.specs import (
     Rewound,
     TaskSpec,
     Train,
-    Uniter,
     canonical,
     changed,
 )
@@ -68,7 +68,7 @@ def _run_train(node: Train, store: Store, progress: Progress | None) -> None:
         store.finish(node, _train_record(node, state, evaluation), {"items": _compact(evaluation)})
 
 
-def build_model(backbone: Uniter, recipe: Recipe, task: Task, source: Source) -> Model:
+def build_model(backbone: BackboneSpec, recipe: Recipe, task: Task, source: Source) -> Model:
     """Return the uninitialised model of a backbone's shape for a task, sized by the data."""
     built = build_backbone(
         backbone,
@@ -85,7 +85,7 @@ def load_mask(source: MaskSource, store: Store) -> Mask:
     return Mask.unpacked(store.arrays(source.digest, "mask"), prunable_shapes(backbone_of(source)))
 
 
-def backbone_of(source: MaskSource) -> Uniter:
+def backbone_of(source: MaskSource) -> BackboneSpec:
     """Return the backbone a mask is for."""
     return source.train.backbone if isinstance(source, Prune) else source.backbone
 
@@ -138,7 +138,7 @@ def _train_record(node: Train, state: Checkpoint, evaluation: Evaluation) -> Rec
 
 
 @lru_cache(maxsize=3)
-def _task(spec: TaskSpec, source: Source, backbone: Uniter) -> Task:
+def _task(spec: TaskSpec, source: Source, backbone: BackboneSpec) -> Task:
     """A task and its data, kept between the runs of one process."""
     return build_task(spec, source, backbone)
 

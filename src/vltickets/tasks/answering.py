@@ -32,6 +32,22 @@ class AnswerHead(nn.Module):
         return logits
 
 
+class LxmertAnswerHead(nn.Module):
+    """The same shape under LXMERT's official key `logit_fc` (official-models 4)."""
+
+    def __init__(self, hidden: int, answers: int) -> None:
+        super().__init__()
+        self.logit_fc = two_layers(hidden, 2 * hidden, answers)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Return logits [b, answers]."""
+        logits: torch.Tensor = self.logit_fc(pooled)
+        return logits
+
+
+AnswerHeads = Callable[[int, int], nn.Module]  # from the backbone's width and the number of answers to a head
+
+
 @dataclass(frozen=True)
 class AnswerBatch:
     """Inputs and soft targets [b, answers]."""
@@ -46,17 +62,24 @@ class AnsweringTask(LogitTask):
     type_rows = PLAIN_TYPES
 
     def __init__(
-        self, name: str, split: str, blind: bool, answers: list[str], read: Callable[[str], Questions]
+        self,
+        name: str,
+        split: str,
+        blind: bool,
+        answers: list[str],
+        read: Callable[[str], Questions],
+        make_head: AnswerHeads = AnswerHead,
     ) -> None:
         self.name = name
         self.split = split
         self.blind = blind
         self.answers = answers
+        self.make_head = make_head
         self.questions = lru_cache(maxsize=2)(read)
 
     def head(self, hidden: int, dropout: float) -> nn.Module:
         """Return the answer head."""
-        return AnswerHead(hidden, len(self.answers))
+        return self.make_head(hidden, len(self.answers))
 
     def region_width(self) -> int:
         """Return the width of a region's feature."""

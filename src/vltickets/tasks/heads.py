@@ -1,4 +1,4 @@
-"""UNITER's pre-training heads under their official names: words, regions' classes and features, matching (1.3)."""
+"""The pre-training heads under UNITER's official names: words, regions' classes and features, matching (1.3)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ def two_layers(width: int, inner: int, outputs: int, activation: type[nn.Module]
 
 class PretrainingHead(nn.Module):
     """All heads of the pre-training objectives. What is tied to the backbone is given at the call: the word table to
-    the MLM decoder, the image projection to feature regression."""
+    the MLM decoder, the image projection to feature regression, which else (`tied_features` False) has its own."""
 
-    def __init__(self, hidden: int, vocabulary: int, classes: int, region_width: int) -> None:
+    def __init__(
+        self, hidden: int, vocabulary: int, classes: int, region_width: int, *, tied_features: bool = True
+    ) -> None:
         super().__init__()
         self.cls = nn.ModuleDict({"predictions": WordPrediction(hidden, vocabulary)})
         self.region_classifier = RegionClassifier(hidden, classes)
         self.itm_output = nn.Linear(hidden, 2)
-        self.feat_regress = FeatureRegression(hidden, region_width)
+        self.feat_regress = (
+            FeatureRegression(hidden, region_width) if tied_features else OwnFeatureRegression(hidden, region_width)
+        )
 
 
 class WordPrediction(nn.Module):
@@ -53,6 +57,19 @@ class FeatureRegression(nn.Module):
     def forward(self, states: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
         """Return features [masked, width] of states [masked, d]; `projection` [d, width] is `img_linear`'s weight."""
         return nn.functional.linear(self.net(states), projection.T, self.bias)
+
+
+class OwnFeatureRegression(nn.Module):
+    """Linear, GELU, LN, Linear to the feature: for backbones whose regression is tied to nothing, as LXMERT's."""
+
+    def __init__(self, hidden: int, width: int) -> None:
+        super().__init__()
+        self.net = two_layers(hidden, hidden, width)
+
+    def forward(self, states: torch.Tensor, projection: None) -> torch.Tensor:
+        """Return features [masked, width] of states [masked, d]."""
+        features: torch.Tensor = self.net(states)
+        return features
 
 
 class RegionClassifier(nn.Module):

@@ -1,4 +1,4 @@
-"""NLVR2: a text and two images, in two passes or in one sequence; UNITER's three heads (official-models 1.4)."""
+"""NLVR2: a text and two images, in two passes or in one sequence; UNITER's three heads and LXMERT's (1.4, 4)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from vltickets.backbones import Outputs
 from vltickets.data import Inputs, Pairs, Source, assemble, joined
 from vltickets.specs import Nlvr2
-from vltickets.tasks.protocol import Evaluation, LogitTask, Model, evaluation_batches
+from vltickets.tasks.heads import two_layers
+from vltickets.tasks.protocol import PLAIN_TYPES, Evaluation, LogitTask, Model, evaluation_batches
 
 LEFT_TYPE, RIGHT_TYPE = 1, 2
 
@@ -30,6 +31,20 @@ class PairedHead(nn.Module):
         """Return logits [pairs, 2]; rows 2k and 2k + 1 of the outputs are one pair."""
         pooled = outputs.pooled
         logits: torch.Tensor = self.nlvr2_output(pooled.view(len(pooled) // 2, -1))
+        return logits
+
+
+class LxmertPairedHead(nn.Module):
+    """The pooled [CLS] of both passes side by side, then two layers; LXMERT's key `logit_fc` (official-models 4)."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.logit_fc = two_layers(2 * hidden, 2 * hidden, 2)
+
+    def forward(self, outputs: Outputs) -> torch.Tensor:
+        """Return logits [pairs, 2]; rows 2k and 2k + 1 of the outputs are one pair."""
+        pooled = outputs.pooled
+        logits: torch.Tensor = self.logit_fc(pooled.view(len(pooled) // 2, -1))
         return logits
 
 
@@ -160,6 +175,16 @@ class Nlvr2Task(LogitTask):
 
     def adopt(self, head: nn.Module, pretrained: dict[str, torch.Tensor]) -> None:
         """Take nothing: NLVR2's head is fresh."""
+
+
+class LxmertNlvr2Task(Nlvr2Task):
+    """The same with LXMERT's one head: two passes, whatever UNITER's head is called; its regions have no types."""
+
+    type_rows = PLAIN_TYPES
+
+    def head(self, hidden: int, dropout: float) -> nn.Module:
+        """Return LXMERT's head."""
+        return LxmertPairedHead(hidden)
 
 
 def _two_passes(data: Pairs, examples: np.ndarray) -> Inputs:

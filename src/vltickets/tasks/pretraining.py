@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from vltickets.backbones import Outputs, UniterBackbone
+from vltickets.backbones import Outputs
 from vltickets.data import (
     Captions,
     Groups,
@@ -68,8 +68,9 @@ class PretrainingTask:
     name = "pretraining"
     type_rows = PLAIN_TYPES
 
-    def __init__(self, spec: Pretraining, source: Source) -> None:
+    def __init__(self, spec: Pretraining, source: Source, *, tied_features: bool = True) -> None:
         self.spec = spec
+        self.tied_features = tied_features
         self.vocabulary = source.vocabulary
         self.captions = lru_cache(maxsize=8)(source.captions)
         self.mixed = (
@@ -87,7 +88,7 @@ class PretrainingTask:
     def head(self, hidden: int, dropout: float) -> nn.Module:
         """Return the pre-training heads."""
         width, classes = region_shape(self.corpora(self.spec.split))
-        return PretrainingHead(hidden, len(self.vocabulary), classes, width)
+        return PretrainingHead(hidden, len(self.vocabulary), classes, width, tied_features=self.tied_features)
 
     def region_width(self) -> int:
         """Return the width of a region's feature."""
@@ -249,18 +250,18 @@ class PretrainingTask:
 def predictions(model: Model, outputs: Outputs, batch: PretrainingBatch) -> torch.Tensor:
     """Return what the batch's objective is about: logits of hidden words [n, words], of hidden regions' classes
     [n, classes], or of matching [b, 2]; or hidden regions' features [n, f]. n counts what is hidden, row by row."""
-    head, backbone = cast(PretrainingHead, model.head), cast(UniterBackbone, model.backbone)
+    head, backbone = cast(PretrainingHead, model.head), model.backbone
     found: torch.Tensor
     if batch.words is not None:
         states = outputs.words[(batch.words != NOT_MASKED).to(model.device)]
-        found = head.cls["predictions"](states, backbone.embeddings.word_embeddings.weight)
+        found = head.cls["predictions"](states, backbone.word_table())
     elif batch.match is not None:
         found = head.itm_output(outputs.pooled)
     else:
         assert batch.inputs.hidden_regions is not None
         states = outputs.regions[batch.inputs.hidden_regions.to(model.device)]
         if batch.features is not None:
-            found = head.feat_regress(states, backbone.img_embeddings.img_linear.weight)
+            found = head.feat_regress(states, backbone.feature_projection())
         else:
             found = head.region_classifier(states)
     return found

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from vltickets.backbones import prunable_shapes
 from vltickets.errors import UserError
-from vltickets.specs import Uniter, parse
+from vltickets.specs import BackboneSpec, parse_backbone
 from vltickets.store import write_file
 from vltickets.tickets.holding import HoldZeros, unwrapped, weights_of
 from vltickets.tickets.mask import Mask
@@ -38,7 +38,7 @@ class Ticket:
     model: with them it can be scored anywhere.
     """
 
-    backbone: Uniter | None
+    backbone: BackboneSpec | None
     mask: Mask
     provenance: dict[str, Any]
     weights: dict[str, np.ndarray] = field(default_factory=dict)
@@ -104,7 +104,7 @@ def load_ticket(path: Path | str) -> Ticket:
     if text is None:
         raise UserError(f"{path} is a safetensors file, but not a ticket: it has no 'vltickets' header")
     header = _header(text, path)
-    backbone = parse(Uniter, header["backbone"], str(path)) if header["format"] == 1 else None
+    backbone = parse_backbone(header["backbone"], str(path)) if header["format"] == 1 else None
     bits = {key.removeprefix("mask."): value for key, value in arrays.items() if key.startswith("mask.")}
     mask = Mask.unpacked(bits, prunable_shapes(backbone) if backbone else _shapes(header["shapes"], path))
     if mask.digest != header["mask"] or mask.total - mask.kept != header["pruned"]:

@@ -1,0 +1,56 @@
+"""LXMERT's answer-table transfer: a head pre-trained on many answers starts the head of a task with its own answers.
+
+Source: airsplay/lxmert, `--loadLXMERTQA` (official-models 4).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from vltickets.errors import UserError
+
+ARTICLES = ("a ", "an ", "the ")
+NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+SAME = {word: str(number) for number, word in enumerate(NUMBERS, start=1)} | {"grey": "gray"}
+FIRST_LAYERS = ("logit_fc.0.weight", "logit_fc.0.bias", "logit_fc.2.weight", "logit_fc.2.bias")
+ANSWERS = ("logit_fc.3.weight", "logit_fc.3.bias")
+Tensors = dict[str, torch.Tensor]
+
+
+def normalised(answer: str) -> str:
+    """Return an answer as LXMERT compares it: lower case, no final dot or leading article, numbers as digits.
+
+    >>> normalised("The two."), normalised("grey")
+    ('2', 'gray')
+    """
+    text = answer.lower()
+    if text.endswith("."):
+        text = text[:-1].strip()
+    for article in ARTICLES:
+        text = text.removeprefix(article).strip()
+    return SAME.get(text, text)
+
+
+def transferred_answers(head: Tensors, known: list[str], wanted: list[str]) -> tuple[Tensors, int]:
+    """Return the tensors of an answer head for the `wanted` answers, and how many of them were known.
+
+    `head` holds the pre-trained `logit_fc.{0,2,3}`, with or without `answer_head.` before it; its last layer has a row
+    for each of the `known` answers. A known answer takes its row; the rows of the others are 0, as officially. Raises
+    `UserError` where tensors are missing or the rows are not as many as the answers.
+    """
+    found = {name.removeprefix("answer_head."): value for name, value in head.items()}
+    if missing := [name for name in (*FIRST_LAYERS, *ANSWERS) if name not in found]:
+        raise UserError(f"the answer head lacks {missing[0]}; take the heads of a checkpoint pre-trained with answers")
+    if len(found[ANSWERS[0]]) != len(known):
+        raise UserError(
+            f"the answer head has {len(found[ANSWERS[0]])} rows, and {len(known)} answers are named; give the list it "
+            "was pre-trained with, in its order"
+        )
+    rows = {normalised(answer): row for row, answer in reversed(list(enumerate(known)))}
+    places = [(place, rows[text]) for place, text in enumerate(map(normalised, wanted)) if text in rows]
+    new, old = [place for place, _ in places], [row for _, row in places]
+    out = {name: found[name].clone() for name in FIRST_LAYERS}
+    for name in ANSWERS:
+        out[name] = found[name].new_zeros(len(wanted), *found[name].shape[1:])
+        out[name][new] = found[name][old]
+    return out, len(places)
