@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from vltickets.specs.tasks import TASK_KINDS
 from vltickets.store import Store
 from vltickets.studies.oracle import oracle_score
 from vltickets.tasks import LogitTask, Model, Task, build_task
+from vltickets.tasks.linear import ridge_retrieval
 from vltickets.tasks.protocol import evaluation_batches
 from vltickets.tasks.ranking import score_all_pairs, score_in_official_batches
 from vltickets.tasks.refcoco import PADDING_SCORE, RefcocoTask, _lengths
@@ -206,3 +209,12 @@ def test_divergence_by_hand_scaled_as_each_task_s_loss_and_blind_to_padding(sour
     assert isinstance(retrieval, RetrievalTask)
     scores = [(logits[:, 0] - logits[:, 1]).view(1, 2, 1) for logits in (first, second)]
     assert float(retrieval.divergence(*scores)) == pytest.approx(by_hand / 2, rel=1e-5)  # right or not, mean over pairs
+
+
+def test_the_linear_reference_of_retrieval_beats_guessing_and_sees_the_picture(source: Source) -> None:
+    train, held_out = source.retrieval("train"), source.retrieval("test")
+    score = ridge_retrieval(train, held_out)
+    images = len(np.unique(held_out.images))
+    assert 1 / images < score < 1
+    swapped = replace(held_out, images=(held_out.images + 7) % images)  # captions of other pictures
+    assert ridge_retrieval(train, swapped) < score

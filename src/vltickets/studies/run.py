@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vltickets.backbones.checkpoints import read_about
-from vltickets.data import check_folder, open_source, register_folder
+from vltickets.data import Source, check_folder, open_source, register_folder
 from vltickets.errors import UserError
 from vltickets.scenes import WORLD_VERSION
 from vltickets.specs import DataSpec, TaskSpec, Train, World, parse_backbone
@@ -20,9 +20,11 @@ from vltickets.studies.graph import Cell, Work, plan, steps_of
 from vltickets.studies.oracle import oracle_score
 from vltickets.studies.paper import paper
 from vltickets.studies.paper_config import Paper
-from vltickets.tasks import build_task, check_task
+from vltickets.tasks import Task, build_task, check_task
 from vltickets.tasks.answering import AnsweringTask
-from vltickets.tasks.linear import ridge_answers, ridge_matching
+from vltickets.tasks.linear import is_small, ridge_answers, ridge_matching, ridge_retrieval
+from vltickets.tasks.matching import MatchingTask
+from vltickets.tasks.retrieval import RetrievalTask
 
 
 @dataclass(frozen=True)
@@ -170,16 +172,27 @@ def _rows_of(spec: TaskSpec, planned: Planned, store: Store, *, linear: bool) ->
     if isinstance(planned.data, World):
         oracle = oracle_score(task, planned.data, split)
         rows.append(_row("oracle", oracle, "a reader of the true structure"))
-    if not linear:
-        return rows
-    if spec.kind == "matching":
+    if linear:
+        rows += _linear_rows(task, source, planned, split)
+    return rows
+
+
+def _linear_rows(task: Task, source: Source, planned: Planned, split: str) -> list[dict[str, Any]]:
+    """Return what a linear model scores on the same items, where there is one for the task and the data is small."""
+    if isinstance(task, MatchingTask) and is_small(task.captions("train").texts):
         score = ridge_matching(source.captions("train"), source.captions(split), split)
         note = "linear: ridge from mean and whole-image region features to the captions' words, same items"
-        rows.append(_row("ridge", score, note))
-    elif isinstance(task, AnsweringTask) and planned.study.data == "folder":
+    elif planned.study.data == "world":
+        return []
+    elif isinstance(task, RetrievalTask) and is_small(task.captions("train").texts):
+        score = ridge_retrieval(task.captions("train"), task.scored(split))
+        note = "linear: ridge from mean and whole-image region features to the captions' words"
+    elif isinstance(task, AnsweringTask) and is_small(task.questions("train").texts):
         score = ridge_answers(task.questions("train"), task.questions(split))
-        rows.append(_row("ridge", score, "linear: ridge from words and mean region features to the answers' scores"))
-    return rows
+        note = "linear: ridge from words and mean region features to the answers' scores"
+    else:
+        return []
+    return [_row("ridge", score, note)]
 
 
 def _row(baseline: str, mean: float, note: str) -> dict[str, Any]:

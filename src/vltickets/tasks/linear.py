@@ -2,20 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from vltickets.data import Captions, Questions, Ragged, Regions
 from vltickets.tasks.matching import candidates
+from vltickets.tasks.ranking import recalls
 
 STRENGTHS = (30.0, 300.0, 3000.0)
+LARGEST = 500_000_000  # numbers of a table of words, 2 GB: past that a linear model is no quick reference any more
+
+
+def is_small(texts: Ragged) -> bool:
+    """Do the texts' words fit in memory as a table [texts, words]? UNITER's own data sets don't."""
+    return len(texts) * (int(texts.values.max()) + 1) <= LARGEST
 
 
 def ridge_matching(train: Captions, held_out: Captions, split: str, count: int = 20) -> float:
     """Return the matching accuracy of a ridge regression from image features to the words of captions.
 
+    The best of three strengths on the held-out split is returned, so the reference is a little too good, never too
+    bad. Same items as `MatchingTask`.
+    """
+    shown, rows = candidates(held_out, split, count)
+    best = 0.0
+    for captions, predicted in _words_of_images(train, held_out, shown):
+        scores = np.einsum("pcw,pw->pc", captions[rows], predicted)
+        best = max(best, float((scores[:, 1:] < scores[:, :1]).all(1).mean()))
+    return best
+
+
+def ridge_retrieval(train: Captions, held_out: Captions) -> float:
+    """Return the image R@1 of the same regression, every caption against every image; the best of three strengths."""
+    images = np.unique(held_out.images)
+    own = np.searchsorted(images, held_out.images)
+    tables = (captions @ predicted.T for captions, predicted in _words_of_images(train, held_out, images))
+    return max(float(recalls(table, own, (1,))["ir@1"].mean()) for table in tables)
+
+
+def _words_of_images(
+    train: Captions, held_out: Captions, images: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the held-out captions' words [captions, words] and, for each strength, those predicted of the images.
+
     Image: mean of its region features and, beside it, that of its largest region. Caption: tf-idf of its words, summed
-    over an image's captions in training, of length 1. The best of three strengths on the held-out split is returned,
-    so the reference is a little too good, never too bad. Same items as `MatchingTask`.
+    over an image's captions in training, of length 1.
     """
     words = int(max(train.texts.values.max(), held_out.texts.values.max())) + 1
     counts = _bags(train.texts, words)
@@ -26,16 +58,11 @@ def ridge_matching(train: Captions, held_out: Captions, split: str, count: int =
     features = _image_features(train.regions, photos)
     centre, scale = features.mean(0), features.std(0) + 1e-6
     x = (features - centre) / scale
-    shown, rows = candidates(held_out, split, count)
-    queries = (_image_features(held_out.regions, shown) - centre) / scale
+    queries = (_image_features(held_out.regions, images) - centre) / scale
     captions = _unit(_bags(held_out.texts, words) * idf)
     gram, moment = x.T @ x, x.T @ (_unit(targets) - _unit(targets).mean(0))
-    best = 0.0
     for strength in STRENGTHS:
-        predicted = queries @ np.linalg.solve(gram + strength * np.eye(len(gram), dtype=np.float32), moment)
-        scores = np.einsum("pcw,pw->pc", captions[rows], predicted)
-        best = max(best, float((scores[:, 1:] < scores[:, :1]).all(1).mean()))
-    return best
+        yield captions, queries @ np.linalg.solve(gram + strength * np.eye(len(gram), dtype=np.float32), moment)
 
 
 def ridge_answers(train: Questions, held_out: Questions) -> float:
