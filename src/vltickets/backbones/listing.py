@@ -74,11 +74,8 @@ def unused_weights(spec: BackboneSpec, weights: list[Weight]) -> list[Unused]:
     if isinstance(spec, Lxmert):
         last = f"encoder.x_layers.{spec.cross_layers - 1}"
         what = f"the visual side of the last crossing layer ({last}.{{{','.join(VISUAL_SIDE)}}})"
-        names, why = (
-            below(*(f"{last}.{part}." for part in VISUAL_SIDE)),
-            "its head reads the pooled words only",
-        )
-        found += [Unused(task, what, names, why) for task in WITHOUT_VISION]
+        names = below(*(f"{last}.{part}." for part in VISUAL_SIDE))
+        found += [Unused(task, what, names, "its head reads the pooled words only") for task in WITHOUT_VISION]
     return found
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,11 @@ class Shown:
         return None if self.drawn is None else Markup(inline(svg_text(self.drawn, self.name)))
 
 
-def shown(results: PaperResults) -> Iterator[Shown]:
-    """Yield the artefacts of a study in its order, and what pre-training did."""
-    for name in (*results.artefacts, PRETRAINING_SECTION):
-        module = ARTEFACTS[name]
-        yield Shown(name, module.title, module.tables(results), module.figure(results))
+@lru_cache(maxsize=1)
+def shown(results: PaperResults) -> tuple[Shown, ...]:
+    """Return the artefacts of a study in its order, and what pre-training did; made once for page and tables alike."""
+    chosen = {name: ARTEFACTS[name] for name in (*results.artefacts, PRETRAINING_SECTION)}
+    return tuple(Shown(name, one.title, one.tables(results), one.figure(results)) for name, one in chosen.items())
 
 
 def write_paper_page(results: PaperResults, path: Path) -> None:
@@ -49,7 +49,7 @@ def write_paper_page(results: PaperResults, path: Path) -> None:
     text = page_template("paper.html").render(
         css=page_css(),
         study=results.study,
-        artefacts=list(shown(results)),
+        artefacts=shown(results),
         done=sum(cell.record is not None for cell in results.cells),
         planned=len(results.cells),
         seeds=", ".join(str(seed) for seed in results.seeds),

@@ -229,13 +229,9 @@ class PretrainingTask:
     def adopt(self, head: nn.Module, pretrained: dict[str, torch.Tensor]) -> None:
         """Go on with the pre-trained heads, whole: in pre-training they are part of the start."""
         own = head.state_dict()
-        if not any(name.startswith(SEES) for name in pretrained):
-            pretrained = {name: value for name, value in pretrained.items() if _shape(own, name) == tuple(value.shape)}
-            head.load_state_dict(
-                own | pretrained
-            )  # nothing, or BERT's head of words: the others are fresh, officially too
-            return
-        for objective in self.shares:
+        # Without any head that sees there is nothing, or BERT's head of words: the others are fresh, officially too.
+        needed = self.shares if any(name.startswith(SEES) for name in pretrained) else ()
+        for objective in needed:
             for name, value in own.items():
                 if name.startswith(HEAD_OF[objective]) and _shape(pretrained, name) != tuple(value.shape):
                     raise UserError(
