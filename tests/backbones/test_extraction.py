@@ -21,9 +21,9 @@ from PIL import Image, ImageDraw
 
 from vltickets.backbones.detector import Detector, KeepRule, load_detector
 from vltickets.backbones.extraction import BrokenList
-from vltickets.backbones.pictures import find_pictures
 from vltickets.cli.main import main
 from vltickets.data import read_regions
+from vltickets.data.pictures import find_pictures
 from vltickets.errors import UserError
 
 transformers = pytest.importorskip("transformers")
@@ -315,7 +315,7 @@ from pathlib import Path
 import torch
 from vltickets.backbones.detector import KeepRule, load_detector
 from vltickets.backbones.extraction import extract_regions
-from vltickets.backbones.pictures import find_pictures
+from vltickets.data.pictures import find_pictures
 
 images, detector, out, at = sys.argv[1:]
 torch.set_num_threads(1)

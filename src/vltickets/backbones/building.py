@@ -9,18 +9,19 @@ import torch
 
 from vltickets.backbones.uniter import UniterBackbone
 from vltickets.errors import UserError
-from vltickets.specs import BackboneSpec, Lxmert, Uniter
+from vltickets.specs import BackboneSpec, Lxmert, Uniter, Vilt
 
 if TYPE_CHECKING:
     from vltickets.backbones.lxmert import LxmertBackbone
+    from vltickets.backbones.vilt import ViltBackbone
 
 
 def build_backbone(
     spec: BackboneSpec, *, vocabulary: int, region_width: int, dropout: float, type_count: int = 2
-) -> UniterBackbone | LxmertBackbone:
+) -> UniterBackbone | LxmertBackbone | ViltBackbone:
     """Return an uninitialised backbone. `type_count` grows for tasks with more segments (NLVR2: 3).
 
-    LXMERT's count is fixed, and it needs transformers: what does not fit is a `UserError`.
+    LXMERT's count is fixed; LXMERT and ViLT need transformers: what does not fit is a `UserError`.
     """
     match spec:
         case Uniter():
@@ -30,11 +31,20 @@ def build_backbone(
         case Lxmert():
             if type_count != 2:
                 raise UserError(f"LXMERT has 2 token types, {type_count} were asked for; use a UNITER for this")
-            if importlib.util.find_spec("transformers") is None:
-                raise UserError("an LXMERT needs transformers: pip install 'vltickets[hf]'")
+            _check_transformers("an LXMERT")
             from vltickets.backbones.lxmert import LxmertBackbone  # not above: transformers takes seconds to load
 
             return LxmertBackbone(spec, vocabulary=vocabulary, region_width=region_width, dropout=dropout)
+        case Vilt():
+            _check_transformers("a ViLT")
+            from vltickets.backbones.vilt import ViltBackbone  # not above, likewise
+
+            return ViltBackbone(spec, vocabulary=vocabulary, dropout=dropout, type_count=type_count)
+
+
+def _check_transformers(what: str) -> None:
+    if importlib.util.find_spec("transformers") is None:
+        raise UserError(f"{what} needs transformers: pip install 'vltickets[hf]'")
 
 
 def prunable_shapes(spec: BackboneSpec) -> dict[str, tuple[int, ...]]:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from vltickets.backbones.pictures import BrokenImage
+from vltickets.data.pictures import BrokenImage
 from vltickets.errors import UserError
 
 INSTALL = "pip install 'vltickets[hf]'"

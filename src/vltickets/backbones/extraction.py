@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vltickets.backbones.detector import Detector, KeepRule
-from vltickets.backbones.pictures import BrokenImage, Pictures, decode
+from vltickets.data.pictures import BrokenImage, Pictures, decode
 from vltickets.data.region_store import RegionWriter
 from vltickets.errors import UserError
 from vltickets.store.atomic import write_file

@@ -32,7 +32,7 @@ def extract(
     """Detect the objects in images and store boxes, features and soft labels; a run that was stopped goes on."""
     from vltickets.backbones.detector import KeepRule, load_detector
     from vltickets.backbones.extraction import extract_regions
-    from vltickets.backbones.pictures import find_pictures
+    from vltickets.data.pictures import find_pictures
 
     rule = KeepRule(threshold, least, most)
     pictures = find_pictures(images, name_format)

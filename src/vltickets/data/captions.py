@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from vltickets.data.parquet import check_column, packed_regions, read_parquet
+from vltickets.data.patches import open_pictures
 from vltickets.data.questions import split_regions
 from vltickets.data.ragged import Ragged
 from vltickets.data.records import check_text, field, number_field, read_json, text_field
 from vltickets.data.regions import Regions
 from vltickets.data.vocabulary import Vocabulary
 from vltickets.errors import UserError
+from vltickets.specs import Pixels
 
 OFFICIAL = {"train": "train", "dev": "val"}
 
@@ -32,7 +34,9 @@ class Captions:
     left_out: int = 0
 
 
-def read_coco_captions(folder: Path, split: str, vocabulary: Vocabulary, longest: int) -> Captions:
+def read_coco_captions(
+    folder: Path, split: str, vocabulary: Vocabulary, longest: int, pixels: Pixels | None = None
+) -> Captions:
     """Read `captions_SPLIT.json` in COCO's format (field `foil`: ours, optional) and the split's regions.
 
     Where it is not there, the official split's file is read, of 2014 before 2017 (train, and val as dev).
@@ -40,7 +44,7 @@ def read_coco_captions(folder: Path, split: str, vocabulary: Vocabulary, longest
     names = [split, *(f"{OFFICIAL[split]}{year}" for year in ("2014", "2017") if split in OFFICIAL)]
     name = next((name for name in names if (folder / f"captions_{name}.json").exists()), split)
     path = folder / f"captions_{name}.json"
-    regions = split_regions(folder, [split, name])
+    regions = split_regions(folder, [split, name], pixels)
     texts, foils, images = [], [], []
     for number, item in enumerate(field(read_json(path), "annotations", list, str(path))):
         where = f"{path}, annotation {number}"
@@ -58,15 +62,25 @@ def read_coco_captions(folder: Path, split: str, vocabulary: Vocabulary, longest
     )
 
 
-def read_flickr8k(folder: Path, split: str, vocabulary: Vocabulary, longest: int) -> Captions:
+def read_flickr8k(
+    folder: Path, split: str, vocabulary: Vocabulary, longest: int, pixels: Pixels | None = None
+) -> Captions:
     """Read `flickr8k/SPLIT.parquet` and `features/flickr8k/SPLIT.parquet` (needs pyarrow: the extra `data`)."""
     photos, captions = flickr8k_captions(folder, split)
-    regions = packed_regions(folder / "features" / "flickr8k" / f"{split}.parquet")
+    regions = photo_regions(folder, "flickr8k", split, pixels)
     where = folder / "flickr8k" / f"{split}.parquet"
     images = [regions.index(photo, f"{where}, image_id {photo!r}") for photo in photos]
     coded = vocabulary.encode([text for texts in captions for text in texts], longest)
     counts = [len(texts) for texts in captions]
     return Captions(Ragged.from_rows(coded), np.repeat(np.array(images, dtype=np.int64), counts), None, regions)
+
+
+def photo_regions(folder: Path, part: str, split: str, pixels: Pixels | None) -> Regions:
+    """Return the packed region features of `flickr8k` or `daquar`; with `pixels`, the photos' patches instead."""
+    if pixels is None:
+        return packed_regions(folder / "features" / part / f"{split}.parquet")
+    name = f"{split}_images.parquet" if part == "daquar" else f"{split}.parquet"
+    return open_pictures(folder / part / name, pixels)
 
 
 def flickr8k_captions(folder: Path, split: str) -> tuple[list[str], list[list[str]]]:

@@ -23,6 +23,7 @@ from vltickets.data.regions import Regions
 from vltickets.data.text_db import TextDatabase, open_database
 from vltickets.data.vocabulary import Vocabulary
 from vltickets.errors import UserError, unknown
+from vltickets.specs import Pixels
 
 SPLITS = ("train", "dev")
 CHUNK = 50_000  # captions made into numbers at once: a corpus has millions, and as Python objects they'd fill gigabytes
@@ -49,7 +50,9 @@ class Corpus:
     links_die: bool = False
 
 
-def read_corpus(folder: Path, name: str, split: str, vocabulary: Vocabulary, longest: int) -> Captions:
+def read_corpus(
+    folder: Path, name: str, split: str, vocabulary: Vocabulary, longest: int, pixels: Pixels | None = None
+) -> Captions:
     """Read a split (`train` or `dev`) of a corpus out of its folder, each caption cut to `longest` numbers.
 
     UNITER's text databases go before public files. Captions that say nothing, and in corpora whose links die those
@@ -59,10 +62,10 @@ def read_corpus(folder: Path, name: str, split: str, vocabulary: Vocabulary, lon
     corpus = CORPORA[name]
     names = ["all", split, *(["val"] if split == "dev" else [])]
     if databases := _open_databases(folder, corpus, split, vocabulary):
-        regions, where = split_regions(folder, names), databases[0].path
+        regions, where = split_regions(folder, names, pixels), databases[0].path
         return _packed(_of_databases(databases, longest), list, regions, corpus.links_die, f"{where} ({split})")
     if corpus.find is None:
-        return _read_coco(folder, split, vocabulary, longest)
+        return _read_coco(folder, split, vocabulary, longest, pixels)
     if split not in SPLITS:
         raise unknown(f"split of the corpus {name}", split, SPLITS)
     path = first_file(folder, corpus.files[split])
@@ -73,7 +76,9 @@ def read_corpus(folder: Path, name: str, split: str, vocabulary: Vocabulary, lon
     def code(texts: list[str]) -> list[list[int]]:
         return vocabulary.encode(texts, longest)
 
-    return _packed(corpus.find(path, split), code, split_regions(folder, names), corpus.links_die, f"{path} ({split})")
+    return _packed(
+        corpus.find(path, split), code, split_regions(folder, names, pixels), corpus.links_die, f"{path} ({split})"
+    )
 
 
 def region_shape(corpora: Mapping[str, Captions]) -> tuple[int, int]:
@@ -173,12 +178,14 @@ def _of_databases(databases: list[TextDatabase], longest: int) -> Iterator[tuple
             yield where, database.coded(record, longest, where), database.image(identity, where)
 
 
-def _read_coco(folder: Path, split: str, vocabulary: Vocabulary, longest: int) -> Captions:
+def _read_coco(
+    folder: Path, split: str, vocabulary: Vocabulary, longest: int, pixels: Pixels | None = None
+) -> Captions:
     """Read COCO's public files; where Karpathy's is there, its split, which is UNITER's: train with restval."""
     karpathy = folder / "dataset_coco.json"
     if karpathy.exists():
-        return read_karpathy(karpathy, split, vocabulary, longest)
-    return read_coco_captions(folder, split, vocabulary, longest)
+        return read_karpathy(karpathy, split, vocabulary, longest, pixels)
+    return read_coco_captions(folder, split, vocabulary, longest, pixels)
 
 
 def _find_genome(path: Path, split: str) -> Iterator[tuple[str, str, str]]:

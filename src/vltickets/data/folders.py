@@ -54,7 +54,9 @@ def folder_files(folder: Path, layout: str) -> list[Path]:
         return [path for part in ("flickr8k", "features/flickr8k") for path in (folder / part).glob("*.parquet")]
     if layout == "photos":
         return photo_files(folder)
-    found = [path for part in (*TASK_FOLDERS, "regions") for path in (folder / part).rglob("*") if path.is_file()]
+    found = [
+        path for part in (*TASK_FOLDERS, "regions", "pictures") for path in (folder / part).rglob("*") if path.is_file()
+    ]
     whole = [path for path in found if not any(name.endswith(".partial") for name in path.relative_to(folder).parts)]
     return [folder / "vocab.txt", *whole]
 

@@ -11,13 +11,16 @@ from vltickets.data.records import field, read_json, shown, text_field
 from vltickets.data.vocabulary import Vocabulary
 from vltickets.data.vqa import lxmert_scores
 from vltickets.errors import UserError
+from vltickets.specs import Pixels
 
 # As LXMERT: the balanced questions of train and val are trained on, and testdev is what is reported. The official test
 # file has no answers, so a testdev file goes before it.
 FILES = {"train": (("train", "val"),), "dev": (("testdev",), ("dev",)), "test": (("testdev",), ("test",))}
 
 
-def read_gqa(folder: Path, split: str, vocabulary: Vocabulary, answers: list[str], longest: int) -> Questions:
+def read_gqa(
+    folder: Path, split: str, vocabulary: Vocabulary, answers: list[str], longest: int, pixels: Pixels | None = None
+) -> Questions:
     """Read `SPLIT_balanced_questions.json` (train: and val's, where it is there) and the split's regions.
 
     The official testdev, where it is there, is dev and test. Where no balanced file is there, all questions are read
@@ -27,7 +30,7 @@ def read_gqa(folder: Path, split: str, vocabulary: Vocabulary, answers: list[str
     """
     label = {answer: number for number, answer in enumerate(answers)}
     names = [split, "testdev"] if split in ("dev", "test") else [split]
-    found = QuestionList(split_regions(folder, names), training=split == "train")
+    found = QuestionList(split_regions(folder, names, pixels), training=split == "train")
     paths = gqa_files(folder, split)
     for path in paths:
         records = read_json(path)

@@ -14,17 +14,20 @@ from vltickets.data.records import field, number_field, read_json, text_field
 from vltickets.data.snli_ve import flickr30k_image, flickr30k_number
 from vltickets.data.vocabulary import Vocabulary
 from vltickets.errors import UserError
+from vltickets.specs import Pixels
 
 SPLITS = {"train": ("train", "restval"), "dev": ("val",), "test": ("test",)}
 
 
-def read_karpathy(path: Path, split: str, vocabulary: Vocabulary, longest: int) -> Captions:
+def read_karpathy(
+    path: Path, split: str, vocabulary: Vocabulary, longest: int, pixels: Pixels | None = None
+) -> Captions:
     """Read a split of `dataset_flickr30k.json` (or `dataset_coco.json`) and its regions, `regions_all`.
 
     COCO's `restval` is trained on, as officially. Raises `UserError` naming file, image and field.
     """
     wanted = SPLITS.get(split, (split,))
-    regions = split_regions(path.parent, ["all", split])
+    regions = split_regions(path.parent, ["all", split], pixels)
     texts: list[str] = []
     images: list[int] = []
     for number, item in enumerate(field(read_json(path), "images", list, str(path))):

@@ -13,6 +13,7 @@ from vltickets.data.records import field, first_file, read_json_lines, text_fiel
 from vltickets.data.regions import Regions
 from vltickets.data.vocabulary import Vocabulary
 from vltickets.errors import UserError
+from vltickets.specs import Pixels
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Pairs:
     regions: Regions
 
 
-def read_nlvr2(folder: Path, split: str, vocabulary: Vocabulary, longest: int) -> Pairs:
+def read_nlvr2(folder: Path, split: str, vocabulary: Vocabulary, longest: int, pixels: Pixels | None = None) -> Pairs:
     """Read `SPLIT.json` (where it is not there, test is the official `test1.json`) and the split's regions.
 
     An identifier is split-set-pair-sentence; its images' regions are named `nlvr2_split-set-pair-img0.npz` and `-img1`.
@@ -34,7 +35,7 @@ def read_nlvr2(folder: Path, split: str, vocabulary: Vocabulary, longest: int) -
     """
     names = [split, "test1"] if split == "test" else [split]
     path = first_file(folder, [f"{name}.json" for name in names])
-    regions = split_regions(folder, names)
+    regions = split_regions(folder, names, pixels)
     identifiers, texts, images, labels = [], [], [], []
     for where, record in read_json_lines(path):
         identifier = field(record, "identifier", str, where)

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vltickets.data.captions import flickr8k_captions
+from vltickets.data.captions import flickr8k_captions, photo_regions
 from vltickets.data.nlvr1 import nlvr1_sentences
-from vltickets.data.parquet import packed_regions
 from vltickets.data.questions import QuestionList, Questions
 from vltickets.data.records import check_text, field, read_json_lines, text_field
 from vltickets.data.snli_ve import LABELS
 from vltickets.data.vocabulary import Vocabulary
 from vltickets.errors import UserError
+from vltickets.specs import Pixels
 
 PARTS = ("flickr8k", "snli_ve_flickr8k", "daquar", "nlvr1", "features/flickr8k", "features/daquar")
 
@@ -42,14 +42,16 @@ def photo_texts(folder: Path) -> Iterator[str]:
         yield from nlvr1_sentences(folder / "nlvr1" / "train.parquet")
 
 
-def read_pairs(folder: Path, split: str, vocabulary: Vocabulary, longest: int) -> Questions:
+def read_pairs(
+    folder: Path, split: str, vocabulary: Vocabulary, longest: int, pixels: Pixels | None = None
+) -> Questions:
     """Read `snli_ve_flickr8k/SPLIT.jsonl`: a photo, a hypothesis, a label; scores as `data/snli_ve.py` has them.
 
     The premise, a caption of the photo, stays unread: the photo stands for it.
     """
     path = folder / "snli_ve_flickr8k" / f"{split}.jsonl"
     records = list(read_json_lines(path))
-    found = QuestionList(packed_regions(folder / "features" / "flickr8k" / f"{split}.parquet"), training=False)
+    found = QuestionList(photo_regions(folder, "flickr8k", split, pixels), training=False)
     for where, item in records:
         label = field(item, "label", str, where)
         if label not in LABELS:
@@ -65,7 +67,9 @@ def daquar_answers(folder: Path) -> list[str]:
     return sorted(counts, key=lambda answer: (-counts[answer], answer))
 
 
-def read_daquar(folder: Path, split: str, vocabulary: Vocabulary, answers: list[str], longest: int) -> Questions:
+def read_daquar(
+    folder: Path, split: str, vocabulary: Vocabulary, answers: list[str], longest: int, pixels: Pixels | None = None
+) -> Questions:
     """Read `daquar/SPLIT.jsonl`. Score 1 for the first answer, none for any other: accuracy is its exact match.
 
     Some questions have several answers in any order ("pink, blue"); only the first one counts, in training too.
@@ -74,7 +78,7 @@ def read_daquar(folder: Path, split: str, vocabulary: Vocabulary, answers: list[
     path = folder / "daquar" / f"{split}.jsonl"
     records = list(read_json_lines(path))
     label = {answer: number for number, answer in enumerate(answers)}
-    regions = packed_regions(folder / "features" / "daquar" / f"{split}.parquet")
+    regions = photo_regions(folder, "daquar", split, pixels)
     found = QuestionList(regions, training=split == "train")
     for where, item in records:
         answer = _first_answer(item, where)

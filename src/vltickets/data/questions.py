@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from vltickets.data.patches import find_patches
 from vltickets.data.ragged import Ragged
 from vltickets.data.regions import Regions, find_regions
 from vltickets.data.vocabulary import Vocabulary
 from vltickets.errors import UserError
+from vltickets.specs import Pixels
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,14 @@ class QuestionList:
         )
 
 
-def split_regions(folder: Path, names: Sequence[str]) -> Regions:
+def split_regions(folder: Path, names: Sequence[str], pixels: Pixels | None = None) -> Regions:
     """Return the regions of the first of these names that the folder has; else what `find_regions` knows of the first.
 
-    A split is called by our word or by the official one, so there are two names for its regions.
+    A split is called by our word or by the official one, so there are two names for its regions. With `pixels`, its
+    pictures as patches instead.
     """
+    if pixels is not None:
+        return find_patches(folder, names, pixels)
     for name in names:
         if (folder / f"regions_{name}").exists():
             return find_regions(folder, name)

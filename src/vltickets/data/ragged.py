@@ -12,7 +12,9 @@ import torch
 class RaggedRows(Protocol):
     """Rows of different lengths, of one array or of several."""
 
-    lengths: np.ndarray
+    @property
+    def lengths(self) -> np.ndarray:
+        """Values in each row."""
 
     def __len__(self) -> int: ...
 

@@ -9,6 +9,7 @@ from vltickets.data.questions import QuestionList, Questions, split_regions
 from vltickets.data.records import field, read_json_lines, text_field
 from vltickets.data.vocabulary import Vocabulary
 from vltickets.errors import UserError
+from vltickets.specs import Pixels
 
 LABELS = ("contradiction", "entailment", "neutral")  # the official order (official-models 1.4)
 LISTS = {
@@ -18,7 +19,9 @@ LISTS = {
 }
 
 
-def read_snli_ve(folder: Path, split: str, vocabulary: Vocabulary, longest: int) -> Questions:
+def read_snli_ve(
+    folder: Path, split: str, vocabulary: Vocabulary, longest: int, pixels: Pixels | None = None
+) -> Questions:
     """Read `snli_ve_SPLIT.jsonl` and the split's regions; scores are one-hot in the order of `LABELS`.
 
     Pairs without a gold label ("-") are passed over, and where a list of the split's photos is there
@@ -26,7 +29,7 @@ def read_snli_ve(folder: Path, split: str, vocabulary: Vocabulary, longest: int)
     Raises `UserError` naming file, line and field.
     """
     path = folder / f"snli_ve_{split}.jsonl"
-    found = QuestionList(split_regions(folder, [split, "val"] if split == "dev" else [split]), training=False)
+    found = QuestionList(split_regions(folder, [split, "val"] if split == "dev" else [split], pixels), training=False)
     listed = _listed(folder, split)
     for where, item in read_json_lines(path):
         label = field(item, "gold_label", str, where)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,7 +40,7 @@ from vltickets.data.vocabulary import Vocabulary, read_vocabulary
 from vltickets.data.vqa import read_answers, read_vqa
 from vltickets.data.world import world_folder, world_maker
 from vltickets.errors import UserError, unknown
-from vltickets.specs import DataSpec, Folder, World, changed
+from vltickets.specs import DataSpec, Folder, Pixels, World, changed
 from vltickets.store import Store, write_file
 
 __all__ = ["Source", "check_folder", "find_layout", "open_folder", "open_source", "register_folder"]
@@ -55,42 +55,45 @@ class Source:
     """A folder of data and how to read it. `make` brings a split's part into being where the world is the source.
 
     In the layout `official`, a task's text databases of UNITER's go before its public files. A task that a layout does
-    not have is a `UserError`.
+    not have is a `UserError`. With `pixels`, images are read as patches of their pixels, not as regions.
     """
 
     folder: Path
     layout: str
     vocabulary: Vocabulary
-    make: Callable[[str, str], None] = lambda part, split: None
+    make: Callable[[str, str, bool], None] = lambda part, split, pictures: None
+    pixels: Pixels | None = None
 
     def captions(self, split: str, corpus: str | None = None) -> Captions:
         """Read a split's images with captions: those of one of `CORPORA` where it is named (layout `official`)."""
         if corpus is not None and corpus not in CORPORA:
             raise unknown("corpus of captions", corpus, CORPORA)
         if corpus in (None, "coco"):
-            self.make("captions", split)
+            self._make("captions", split)
         if corpus is not None:
-            return read_corpus(self._task(CORPORA[corpus].folder), corpus, split, self.vocabulary, LONGEST_TEXT)
+            return read_corpus(
+                self._task(CORPORA[corpus].folder), corpus, split, self.vocabulary, LONGEST_TEXT, self.pixels
+            )
         if self.layout != "official":
-            return read_flickr8k(self.folder, split, self.vocabulary, LONGEST_TEXT)
-        return read_coco_captions(self.folder / "captions", split, self.vocabulary, LONGEST_TEXT)
+            return read_flickr8k(self.folder, split, self.vocabulary, LONGEST_TEXT, self.pixels)
+        return read_coco_captions(self.folder / "captions", split, self.vocabulary, LONGEST_TEXT, self.pixels)
 
     def retrieval(self, split: str) -> Captions:
         """Read a split of image-text retrieval: five captions an image."""
-        self.make("flickr30k", split)
+        self._make("flickr30k", split)
         if self.layout != "official":
-            return read_flickr8k(self.folder, split, self.vocabulary, LONGEST_TEXT)
+            return read_flickr8k(self.folder, split, self.vocabulary, LONGEST_TEXT, self.pixels)
         folder = self.folder / "flickr30k"
         if databases := databases_of("flickr30k", folder, split, self.vocabulary):
-            return database_captions(databases, folder, split, LONGEST_TEXT)
+            return database_captions(databases, folder, split, LONGEST_TEXT, self.pixels)
         path = first_file(folder, ("dataset_flickr30k.json", "dataset_coco.json"))
-        return read_karpathy(path, split, self.vocabulary, LONGEST_TEXT)
+        return read_karpathy(path, split, self.vocabulary, LONGEST_TEXT, self.pixels)
 
     def answers(self, task: str = "vqa") -> list[str]:
         """Return the answer vocabulary of `vqa` or `gqa`, in label order."""
         if task not in ("vqa", "gqa"):
             raise unknown("task with an answer vocabulary", task, ("vqa", "gqa"))
-        self.make(task, "train")
+        self._make(task, "train")
         if self.layout == "photos" and task == "vqa":
             return daquar_answers(self.folder)
         names = ANSWER_FILES if task == "vqa" else ANSWER_FILES[1:]
@@ -98,38 +101,44 @@ class Source:
 
     def vqa(self, split: str, answers: list[str]) -> Questions:
         """Read a split of VQA; `answers` gives the labels."""
-        self.make("vqa", split)
+        self._make("vqa", split)
         if self.layout == "photos":
-            return read_daquar(self.folder, split, self.vocabulary, answers, LONGEST_TEXT)
+            return read_daquar(self.folder, split, self.vocabulary, answers, LONGEST_TEXT, self.pixels)
         folder = self._task("vqa")
         if databases := databases_of("vqa", folder, split, self.vocabulary):
-            return database_questions(databases, folder, split, len(answers), LONGEST_TEXT, split == "train")
-        return read_vqa(folder, split, self.vocabulary, answers, LONGEST_TEXT)
+            return database_questions(
+                databases, folder, split, len(answers), LONGEST_TEXT, split == "train", self.pixels
+            )
+        return read_vqa(folder, split, self.vocabulary, answers, LONGEST_TEXT, self.pixels)
 
     def gqa(self, split: str, answers: list[str]) -> Questions:
         """Read a split of GQA; `answers` gives the labels, scores are one-hot."""
-        self.make("gqa", split)
-        return read_gqa(self._task("gqa"), split, self.vocabulary, answers, LONGEST_TEXT)
+        self._make("gqa", split)
+        return read_gqa(self._task("gqa"), split, self.vocabulary, answers, LONGEST_TEXT, self.pixels)
 
     def entailment(self, split: str) -> Questions:
         """Read a split of visual entailment: scores one-hot over contradiction, entailment, neutral."""
-        self.make("snli_ve", split)
+        self._make("snli_ve", split)
         if self.layout == "photos":
-            return read_pairs(self.folder, split, self.vocabulary, LONGEST_TEXT)
+            return read_pairs(self.folder, split, self.vocabulary, LONGEST_TEXT, self.pixels)
         folder = self._task("snli_ve")
         if databases := databases_of("snli_ve", folder, split, self.vocabulary):
-            return database_questions(databases, folder, split, len(LABELS), LONGEST_TEXT, split == "train")
-        return read_snli_ve(folder, split, self.vocabulary, LONGEST_TEXT)
+            return database_questions(
+                databases, folder, split, len(LABELS), LONGEST_TEXT, split == "train", self.pixels
+            )
+        return read_snli_ve(folder, split, self.vocabulary, LONGEST_TEXT, self.pixels)
 
     def statements(self, split: str) -> Questions:
         """Read a split of NLVR v1, sentences about one picture: scores one-hot over false, true (layout `photos`)."""
+        self._regions_only("nlvr1")
         if self.layout != "photos":
             raise UserError(f"{self.folder}: the layout {self.layout} has no NLVR v1; the layout photos has it")
         return read_nlvr1(self.folder, split, self.vocabulary, LONGEST_TEXT)
 
     def vcr(self, split: str) -> Choices:
         """Read a split of VCR."""
-        self.make("vcr", split)
+        self._regions_only("vcr")
+        self._make("vcr", split)
         folder = self._task("vcr")
         if databases := databases_of("vcr", folder, split, self.vocabulary):
             return database_choices(databases, folder, split, LONGEST_TEXT)
@@ -137,19 +146,31 @@ class Source:
 
     def nlvr2(self, split: str) -> Pairs:
         """Read a split of NLVR2."""
-        self.make("nlvr2", split)
+        self._make("nlvr2", split)
         folder = self._task("nlvr2")
         if databases := databases_of("nlvr2", folder, split, self.vocabulary):
-            return database_pairs(databases, folder, split, LONGEST_TEXT)
-        return read_nlvr2(folder, split, self.vocabulary, LONGEST_TEXT)
+            return database_pairs(databases, folder, split, LONGEST_TEXT, self.pixels)
+        return read_nlvr2(folder, split, self.vocabulary, LONGEST_TEXT, self.pixels)
 
     def expressions(self, split: str, boxes: str) -> Expressions:
         """Read a split of RefCOCO+ (test is testA) with the `true` or the `detected` boxes of its images."""
-        self.make("refcoco", split)
+        self._regions_only("refcoco")
+        self._make("refcoco", split)
         folder = self._task("refcoco")
         if databases := databases_of("refcoco", folder, split, self.vocabulary):
             return database_expressions(databases, folder, boxes, LONGEST_TEXT)
         return read_refcoco(folder, split, boxes, self.vocabulary, LONGEST_TEXT)
+
+    def seen_as(self, pixels: Pixels) -> Source:
+        """Return the same source with its images read as patches."""
+        return replace(self, pixels=pixels)
+
+    def _make(self, part: str, split: str) -> None:
+        self.make(part, split, self.pixels is not None)
+
+    def _regions_only(self, task: str) -> None:
+        if self.pixels is not None:
+            raise UserError(f"the task {task} is about regions, and this backbone takes patches; use another backbone")
 
     def _task(self, name: str) -> Path:
         """Return a task's folder; only the layout `official` has one."""

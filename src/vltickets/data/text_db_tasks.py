@@ -19,6 +19,7 @@ from vltickets.data.text_db import TextDatabase, find_databases, open_database
 from vltickets.data.vcr import ChoiceList, Choices, choice_label
 from vltickets.data.vocabulary import Vocabulary
 from vltickets.errors import UserError
+from vltickets.specs import Pixels
 
 # Which databases are a split. VQA's are trained on together, with Visual Genome's questions, as officially.
 SPLITS = {
@@ -36,10 +37,16 @@ def databases_of(task: str, folder: Path, split: str, vocabulary: Vocabulary) ->
 
 
 def database_questions(
-    databases: list[TextDatabase], folder: Path, split: str, answers: int, longest: int, training: bool
+    databases: list[TextDatabase],
+    folder: Path,
+    split: str,
+    answers: int,
+    longest: int,
+    training: bool,
+    pixels: Pixels | None = None,
 ) -> Questions:
     """Return VQA's or SNLI-VE's split: `target` has `labels` and `scores` by the numbers of the answer vocabulary."""
-    found = QuestionList(split_regions(folder, [split]), training=training)
+    found = QuestionList(split_regions(folder, [split], pixels), training=training)
     coded: list[list[int]] = []
     for database in databases:
         for where, identity, record in database.records():
@@ -71,9 +78,11 @@ def _target(record: Any, answers: int, where: str) -> dict[int, float]:
     return {label: float(score) for label, score in zip(labels, scores, strict=True) if score > 0}
 
 
-def database_pairs(databases: list[TextDatabase], folder: Path, split: str, longest: int) -> Pairs:
+def database_pairs(
+    databases: list[TextDatabase], folder: Path, split: str, longest: int, pixels: Pixels | None = None
+) -> Pairs:
     """Return NLVR2's split."""
-    regions = split_regions(folder, [split, "test1"] if split == "test" else [split])
+    regions = split_regions(folder, [split, "test1"] if split == "test" else [split], pixels)
     identifiers, coded, images, labels = [], [], [], []
     for database in databases:
         for where, identity, record in database.records():
@@ -104,9 +113,11 @@ def database_choices(databases: list[TextDatabase], folder: Path, split: str, lo
     return found.pack(*(Ragged.from_rows(texts) for texts in (questions, answers, rationales)))
 
 
-def database_captions(databases: list[TextDatabase], folder: Path, split: str, longest: int) -> Captions:
+def database_captions(
+    databases: list[TextDatabase], folder: Path, split: str, longest: int, pixels: Pixels | None = None
+) -> Captions:
     """Return a split of images with captions, for retrieval."""
-    regions = split_regions(folder, ["all", split])
+    regions = split_regions(folder, ["all", split], pixels)
     coded, images = [], []
     for database in databases:
         for where, identity, record in database.records():

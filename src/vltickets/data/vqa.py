@@ -15,6 +15,7 @@ from vltickets.data.questions import QuestionList, Questions, split_regions
 from vltickets.data.records import check_text, field, number_field, read_json, shown, text_field
 from vltickets.data.vocabulary import Vocabulary
 from vltickets.errors import UserError
+from vltickets.specs import Pixels
 
 OFFICIAL = {"train": "train2014", "dev": "val2014", "test": "test2015"}
 MINIDEV = "minidev.json"
@@ -59,7 +60,9 @@ def read_answers(path: Path) -> list[str]:
     return sorted(labels, key=labels.__getitem__)
 
 
-def read_vqa(folder: Path, split: str, vocabulary: Vocabulary, answers: list[str], longest: int) -> Questions:
+def read_vqa(
+    folder: Path, split: str, vocabulary: Vocabulary, answers: list[str], longest: int, pixels: Pixels | None = None
+) -> Questions:
     """Read `v2_OpenEnded_mscoco_SPLIT_questions.json`, `v2_mscoco_SPLIT_annotations.json` and the split's regions.
 
     Where files of this name are not there, those of the official split are read (see the module); `SPLIT.json` in
@@ -71,11 +74,11 @@ def read_vqa(folder: Path, split: str, vocabulary: Vocabulary, answers: list[str
     own, official = Part(folder, split), Part(folder, OFFICIAL.get(split, split))
     lxmert = folder / f"{split}.json"
     if own.questions.exists() or not (official.questions.exists() or lxmert.exists()):
-        found = QuestionList(split_regions(folder, [split]), training=False)
+        found = QuestionList(split_regions(folder, [split], pixels), training=False)
         _read_part(own, found, label)
     elif official.questions.exists():
         parts = _official_parts(folder, split)
-        found = QuestionList(split_regions(folder, [split, official.name]), training=split == "train")
+        found = QuestionList(split_regions(folder, [split, official.name], pixels), training=split == "train")
         for part in parts:
             _read_part(part, found, label)
             if part.only is not None and (missing := part.only - set(found.ids)):
@@ -83,7 +86,7 @@ def read_vqa(folder: Path, split: str, vocabulary: Vocabulary, answers: list[str
         if split == "train" and (folder / GENOME).exists():
             _read_genome(folder / GENOME, found, label)
     else:
-        found = QuestionList(split_regions(folder, [split]), training=split == "train")
+        found = QuestionList(split_regions(folder, [split], pixels), training=split == "train")
         _read_lxmert(lxmert, found, label)
     return found.pack(len(answers), vocabulary, longest, own.questions if own.questions.exists() else folder)
 

@@ -27,6 +27,7 @@ BY_SPLIT = {
 }
 # Parts whose splits share files, so that they are made in one go.
 AT_ONCE = {"refcoco": "write_refcoco", "flickr30k": "write_retrieval"}
+NOT_DRAWN = ("vcr",)
 
 
 def world_folder(spec: World, folder: Path) -> None:
@@ -40,38 +41,43 @@ def world_folder(spec: World, folder: Path) -> None:
         scenes.write_vocabulary(folder)
 
 
-def world_maker(spec: World, folder: Path) -> Callable[[str, str], None]:
-    """Return the function (part, split) that makes a part of the world where it is not there yet."""
+def world_maker(spec: World, folder: Path) -> Callable[[str, str, bool], None]:
+    """Return the function (part, split, pictures) that makes a part of the world where it is not there yet.
 
-    def make(part: str, split: str) -> None:
+    With `pictures` it is there only with its drawings.
+    """
+
+    def make(part: str, split: str, pictures: bool) -> None:
         if split not in SPLITS:
             raise unknown("split of the embedded world", split, SPLITS)
+        if pictures and part in NOT_DRAWN:
+            raise UserError(f"the embedded world has no pictures for {part}; use a backbone that takes regions")
         name = "all" if part in AT_ONCE else split
-        marker = folder / part / f".{name}.whole"
+        marker = folder / part / f".{name}.{'pictures' if pictures else 'whole'}"
         if marker.exists():
             return
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f".{part}-{name}.lock"):  # another process may be making it right now
             if marker.exists():
                 return
-            _write(spec, folder, part, split)
+            _write(spec, folder, part, split, {"pictures": True} if pictures else {})
             write_file(marker, b"")
 
     return make
 
 
-def _write(spec: World, folder: Path, part: str, split: str) -> None:
+def _write(spec: World, folder: Path, part: str, split: str, options: dict[str, bool]) -> None:
     if part in AT_ONCE:
         train, heldout = spec.examples, spec.heldout
         if part == "flickr30k":  # counted in images, of five captions each
             train, heldout = max(train // 10, 50), max(heldout // 20, 20)
-        _writer(AT_ONCE[part])(folder, seed=spec.seed, train=train, heldout=heldout)
+        _writer(AT_ONCE[part])(folder, seed=spec.seed, train=train, heldout=heldout, **options)
         return
     writer, unit = BY_SPLIT[part]
     count = spec.examples if split == "train" else spec.heldout
     if part == "captions":
         count = spec.scenes if split == "train" else HELD_OUT_SCENES
-    _writer(writer)(folder, split, seed=spec.seed, **{unit: count})
+    _writer(writer)(folder, split, seed=spec.seed, **{unit: count}, **options)
 
 
 def _writer(name: str) -> Any:

@@ -6,6 +6,7 @@ Files, in the public data sets' own formats (each folder argument is the root; t
   of one split.
 - `write_refcoco`, `write_retrieval`: the same of all splits at once.
 - `write_vocabulary`: every word of the grammar.
+  With `pictures=True`, all of these but `write_vcr` write the drawn scenes too.
 - `REGION_WIDTH`, `REGION_CLASSES`: width of a region's features and number of its classes.
 - `WORLD_VERSION`: raised whenever any output changes.
 

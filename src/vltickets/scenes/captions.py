@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vltickets.scenes.drawing import PICTURE_SIDE
-from vltickets.scenes.files import write_json, write_regions
+from vltickets.scenes.drawing import PICTURE_SIDE, draw
+from vltickets.scenes.files import write_json, write_pictures, write_regions
 from vltickets.scenes.grammar import MAX_WORDS, draw_wording, say
 from vltickets.scenes.names import first_image_id, image_stem
 from vltickets.scenes.regions import detect_all
@@ -38,11 +38,14 @@ NUMBER_TRIES = (0.045, 0.155, 0.80)
 _KIND_STEPS = np.cumsum(KIND_SHARES)[:-1]
 
 
-def write_captions(folder: Path, split: str, *, seed: int, scenes: int, captions_per_scene: int = 3) -> None:
+def write_captions(
+    folder: Path, split: str, *, seed: int, scenes: int, captions_per_scene: int = 3, pictures: bool = False
+) -> None:
     """Write `captions/captions_<split>.json` and `captions/regions_<split>/` under `folder`.
 
     Scenes have 1 to 5 objects. Each annotation has, beside COCO's fields, `foil`: the same caption with one thing
     changed so that it is false; and `foil_kind`: which ("shape", "color", "size", "material", "count", "relation").
+    With `pictures`, the drawn scenes are written too, as `captions/pictures_<split>/`; so in all tasks.
     """
     if scenes < 1 or captions_per_scene < 1:
         raise ValueError(f"scenes and captions_per_scene must be at least 1, not {scenes} and {captions_per_scene}")
@@ -65,6 +68,8 @@ def write_captions(folder: Path, split: str, *, seed: int, scenes: int, captions
     names = [f"{image_stem(split, first + index)}.npz" for index in range(scenes)]
     regions = detect_all(worlds, random_stream(seed, split, "captions/regions"))
     write_regions(where / f"regions_{split}", names, regions)
+    if pictures:
+        write_pictures(where / f"pictures_{split}", names, [draw(scene) for scene in worlds])
 
 
 def caption_and_foil(scene: Scene, rng: np.random.Generator) -> tuple[str, str, str]:

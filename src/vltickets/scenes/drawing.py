@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
@@ -15,28 +16,35 @@ PICTURE_SIDE = 36
 # be read apart by a linear map. On grey ground the same model did not learn shapes.
 PALETTE = ((255, 40, 40), (40, 235, 40), (70, 90, 255), (240, 225, 0), (205, 60, 255), (0, 225, 235))
 GLINT = (255, 255, 255)
+COVERED = (0, 0, 0)  # a corner that something hides: whether it glints can't be told
+COLORLESS = (190, 190, 190)
 
 Box = tuple[float, float, float, float]
 
 
-def draw(scene: Scene, *, side: int = PICTURE_SIDE) -> Image.Image:
-    """Return an RGB picture of the scene, `side` pixels wide and high, on black ground."""
+def draw(scene: Scene, *, side: int = PICTURE_SIDE, hidden: Sequence[int] = ()) -> Image.Image:
+    """Return an RGB picture of the scene, `side` pixels wide and high, on black ground.
+
+    `hidden` names for each object the attribute (`COLOR` or `MATERIAL`) that can't be seen, or -1.
+    """
     picture = Image.new("RGB", (side, side))
     pen = ImageDraw.Draw(picture)
-    for thing in scene.objects:
-        _draw_object(pen, thing, side)
+    for place, thing in enumerate(scene.objects):
+        _draw_object(pen, thing, side, hidden[place] if hidden else -1)
     return picture
 
 
-def _draw_object(pen: ImageDraw.ImageDraw, thing: SceneObject, side: int) -> None:
+def _draw_object(pen: ImageDraw.ImageDraw, thing: SceneObject, side: int, hidden: int) -> None:
     width = max(round(thing.extent * side), 5)
     left = min(max(round(thing.x * side - width / 2), 0), side - width)
     top = min(max(round(thing.y * side - width / 2), 0), side - width)
-    _draw_shape(pen, VALUE_NAMES[SHAPE][thing.values[SHAPE]], PALETTE[thing.values[COLOR]], (left, top, width))
-    if VALUE_NAMES[MATERIAL][thing.values[MATERIAL]] == "metal":
+    color = COLORLESS if hidden == COLOR else PALETTE[thing.values[COLOR]]
+    _draw_shape(pen, VALUE_NAMES[SHAPE][thing.values[SHAPE]], color, (left, top, width))
+    if hidden == MATERIAL or VALUE_NAMES[MATERIAL][thing.values[MATERIAL]] == "metal":
         # A white corner, a few pixels wide, rather than a fine texture: a shift by one pixel does not turn it over.
         glint = max(math.floor(side / 12), 2)
-        pen.rectangle((left, top, left + glint - 1, top + glint - 1), fill=GLINT)
+        fill = COVERED if hidden == MATERIAL else GLINT
+        pen.rectangle((left, top, left + glint - 1, top + glint - 1), fill=fill)
 
 
 def _draw_shape(

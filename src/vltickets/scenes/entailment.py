@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vltickets.scenes.files import write_json_lines, write_regions
+from vltickets.scenes.drawing import draw
+from vltickets.scenes.files import write_json_lines, write_pictures, write_regions
 from vltickets.scenes.grammar import MAX_WORDS, draw_wording, say
 from vltickets.scenes.names import first_image_id
 from vltickets.scenes.regions import detect_all
@@ -93,7 +94,7 @@ def judge(picture: PartlySeen, hypothesis: Statement) -> str | None:
     return "neutral" if len(truths) == 2 else "entailment" if True in truths else "contradiction"
 
 
-def write_entailment(folder: Path, split: str, *, seed: int, pairs: int) -> None:
+def write_entailment(folder: Path, split: str, *, seed: int, pairs: int, pictures: bool = False) -> None:
     """Write `snli_ve/snli_ve_<split>.jsonl` and the split's regions under `folder`.
 
     Scenes have 2 to 5 objects, one or two of them with a hidden color or material. The classes are a third each (the
@@ -123,6 +124,9 @@ def write_entailment(folder: Path, split: str, *, seed: int, pairs: int) -> None
     stream = random_stream(seed, split, "snli_ve/regions")
     regions = detect_all([pair.picture.scene for pair in drawn], stream, hidden)
     write_regions(where / f"regions_{split}", names, regions)
+    if pictures:
+        drawings = [draw(pair.picture.scene, hidden=pair.picture.hidden) for pair in drawn]
+        write_pictures(where / f"pictures_{split}", names, drawings)
 
 
 def sample_pairs(seed: int, split: str, number: int) -> list[Pair]:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from vltickets.scenes.regions import Regions
 from vltickets.store import sha256, write_file, write_folder
 
 REGION_FORMAT = "vltickets-regions-2"
+PICTURE_FORMAT = "vltickets-pictures-1"
 
 
 def write_json(path: Path, value: object) -> None:
@@ -47,6 +49,15 @@ def write_regions(path: Path, names: Sequence[str], regions: Regions) -> None:
         "files": {name: {"size": len(content), "sha256": sha256(content)} for name, content in files.items()},
     }
     write_folder(path, files | {"manifest.json": _json(manifest)})
+
+
+def write_pictures(path: Path, names: Sequence[str], pictures: Sequence[Image.Image]) -> None:
+    """Write pictures of one size as a folder of `pixels.npy` (uint8 [n, h, w, 3]) and `names.json`, in row order."""
+    if len(names) != len(pictures):
+        raise ValueError(f"{len(names)} names for {len(pictures)} pictures")
+    pixels = _npy(np.stack([np.asarray(picture) for picture in pictures]))
+    manifest = {"format": PICTURE_FORMAT, "images": len(names), "size": len(pixels)}
+    write_folder(path, {"pixels.npy": pixels, "names.json": _json(list(names)), "manifest.json": _json(manifest)})
 
 
 def _npy(array: NDArray[np.generic]) -> bytes:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vltickets.scenes.files import write_json, write_regions
+from vltickets.scenes.drawing import draw
+from vltickets.scenes.files import write_json, write_pictures, write_regions
 from vltickets.scenes.gqa_questions import (
     GQA_ANSWERS,
     Choose,
@@ -84,7 +85,7 @@ class GqaWish:
 AskedScene = tuple[Scene, list[tuple[GqaQuestion, str]]]
 
 
-def write_gqa(folder: Path, split: str, *, seed: int, questions: int) -> None:
+def write_gqa(folder: Path, split: str, *, seed: int, questions: int, pictures: bool = False) -> None:
     """Write a split's questions and regions and `trainval_label2ans.json` to `gqa/` under `folder`.
 
     Scenes have 3 to 5 objects; up to three questions are asked of each. Raises `ValueError` for less than one question.
@@ -102,6 +103,8 @@ def write_gqa(folder: Path, split: str, *, seed: int, questions: int) -> None:
     names = [f"vg_{first + index}.npz" for index in range(len(asked))]
     regions = detect_all([scene for scene, _ in asked], random_stream(seed, split, "gqa/regions"))
     write_regions(where / f"regions_{split}", names, regions)
+    if pictures:
+        write_pictures(where / f"pictures_{split}", names, [draw(scene) for scene, _ in asked])
 
 
 def sample_gqa(seed: int, split: str, number: int) -> list[AskedScene]:

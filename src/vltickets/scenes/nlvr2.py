@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vltickets.scenes.files import write_json_lines, write_regions
+from vltickets.scenes.drawing import draw
+from vltickets.scenes.files import write_json_lines, write_pictures, write_regions
 from vltickets.scenes.grammar import MAX_WORDS, draw_wording, say_of_pair
 from vltickets.scenes.pairs import PICTURES, ComparePictures, InPictures, PairStatement, TotalIs
 from vltickets.scenes.regions import detect_all
@@ -47,7 +48,7 @@ class PairSet:
     truths: tuple[tuple[bool, ...], ...]
 
 
-def write_nlvr2(folder: Path, split: str, *, seed: int, examples: int) -> None:
+def write_nlvr2(folder: Path, split: str, *, seed: int, examples: int, pictures: bool = False) -> None:
     """Write `nlvr2/<split>.json` and `nlvr2/regions_<split>/` under `folder`.
 
     Scenes have 2 to 5 objects. Identifiers are `<split>-<set>-<pair>-<sentence>`: the same set and sentence with
@@ -71,6 +72,8 @@ def write_nlvr2(folder: Path, split: str, *, seed: int, examples: int) -> None:
     write_json_lines(where / f"{split}.json", rows)
     regions = detect_all(scenes, random_stream(seed, split, "nlvr2/regions"))
     write_regions(where / f"regions_{split}", names, regions)
+    if pictures:
+        write_pictures(where / f"pictures_{split}", names, [draw(scene) for scene in scenes])
 
 
 def sample_set(rng: np.random.Generator) -> PairSet:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vltickets.scenes.files import write_json, write_regions
+from vltickets.scenes.drawing import draw
+from vltickets.scenes.files import write_json, write_pictures, write_regions
 from vltickets.scenes.grammar import MAX_WORDS, Words, draw_wording
 from vltickets.scenes.located import Phrase, say_phrase, single_location
 from vltickets.scenes.names import first_image_id
@@ -48,7 +49,7 @@ class Reference:
     sentences: tuple[str, ...]
 
 
-def write_refcoco(folder: Path, *, seed: int, train: int, heldout: int) -> None:
+def write_refcoco(folder: Path, *, seed: int, train: int, heldout: int, pictures: bool = False) -> None:
     """Write RefCOCO+'s three files and the regions of true and of detected boxes to `refcoco/` under `folder`.
 
     `train` and `heldout` count sentences: those of `train`, and those of `val` and again of `testA`. Scenes have 2 to 5
@@ -86,6 +87,9 @@ def write_refcoco(folder: Path, *, seed: int, train: int, heldout: int) -> None:
     names = [f"visual_grounding_det_coco_{int(image):012d}.npz" for image in order]
     detected = detect_all(scenes, random_stream(seed, "all", "refcoco/detected"))
     write_regions(where / "regions_det_all", names, detected)
+    if pictures:
+        names = [f"coco_train2014_{int(image):012d}.npz" for image in order]
+        write_pictures(where / "pictures_all", names, [draw(scene) for scene in scenes])
 
 
 def sample_references(seed: int, split: str, sentences: int) -> list[Reference]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vltickets.scenes.files import write_json, write_regions
+from vltickets.scenes.drawing import draw
+from vltickets.scenes.files import write_json, write_pictures, write_regions
 from vltickets.scenes.grammar import draw_wording, say
 from vltickets.scenes.names import first_image_id
 from vltickets.scenes.regions import detect_all
@@ -33,7 +34,7 @@ class Captioned:
     texts: tuple[str, ...]
 
 
-def write_retrieval(folder: Path, *, seed: int, train: int, heldout: int) -> None:
+def write_retrieval(folder: Path, *, seed: int, train: int, heldout: int, pictures: bool = False) -> None:
     """Write `flickr30k/dataset_flickr30k.json` and the regions of all its images under `folder`.
 
     `train` and `heldout` count images: those of `train`, and those of `val` and again of `test`; each has five
@@ -58,6 +59,8 @@ def write_retrieval(folder: Path, *, seed: int, train: int, heldout: int) -> Non
     write_json(where / "dataset_flickr30k.json", {"images": rows, "dataset": "flickr30k"})
     regions = detect_all(scenes, random_stream(seed, "all", "flickr30k/regions"))
     write_regions(where / "regions_all", names, regions)
+    if pictures:
+        write_pictures(where / "pictures_all", names, [draw(scene) for scene in scenes])
 
 
 def sample_captioned(seed: int, split: str, images: int) -> list[Captioned]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vltickets.scenes.files import write_json, write_regions
+from vltickets.scenes.drawing import draw
+from vltickets.scenes.files import write_json, write_pictures, write_regions
 from vltickets.scenes.grammar import MAX_WORDS, ask, draw_wording, value_synonyms
 from vltickets.scenes.names import first_image_id, image_stem
 from vltickets.scenes.questions import ANSWERS, AskAttribute, AskCount, AskWhether, Question, answer_type
@@ -93,7 +94,7 @@ class Wish:
     detail: int = 0
 
 
-def write_vqa(folder: Path, split: str, *, seed: int, questions: int) -> None:
+def write_vqa(folder: Path, split: str, *, seed: int, questions: int, pictures: bool = False) -> None:
     """Write a split's questions, annotations and regions, and `ans2label.json`, to `vqa/` under `folder`.
 
     Scenes have 2 to 5 objects; three questions are asked of most. Question ids are image id * 1000 + 0, 1, 2.
@@ -120,6 +121,8 @@ def write_vqa(folder: Path, split: str, *, seed: int, questions: int) -> None:
     names = [f"{image_stem(split, first + index)}.npz" for index in range(len(asked))]
     regions = detect_all([scene for scene, _ in asked], random_stream(seed, split, "vqa/regions"))
     write_regions(where / f"regions_{split}", names, regions)
+    if pictures:
+        write_pictures(where / f"pictures_{split}", names, [draw(scene) for scene, _ in asked])
 
 
 def sample_questions(rng: np.random.Generator, number: int) -> list[tuple[Scene, list[tuple[Question, str]]]]:

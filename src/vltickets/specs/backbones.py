@@ -47,15 +47,64 @@ class Lxmert(Spec):
         return self
 
 
+class Pixels(Spec):
+    """How a picture becomes patches. The defaults are ViLT's: shorter side 384, patches of 32, values in [-1, 1].
+
+    The picture is scaled until its shorter side is `shorter` or its longer one 1333/800 of that, whichever comes first,
+    and both are cut down to whole patches. Source: official-models 5.
+    """
+
+    patch: int = Field(32, ge=1)
+    shorter: int = Field(384, ge=1)
+    mean: float = Field(0.5, description="taken from each of a pixel's numbers in [0, 1], before they are divided by")
+    std: float = Field(0.5, gt=0)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Pixels:
+        if self.shorter % self.patch:
+            raise ValueError(f"shorter={self.shorter} is no whole number of patches of {self.patch}")
+        return self
+
+    @property
+    def width(self) -> int:
+        """Numbers in one patch: three colors of each pixel."""
+        return 3 * self.patch**2
+
+    @property
+    def grid(self) -> int:
+        """Patches along the shorter side."""
+        return self.shorter // self.patch
+
+
+class Vilt(Spec):
+    """ViLT: one stream of words and patches of pixels through pre-LN layers. The defaults are the official size, B/32.
+
+    Source: official-models 5.
+    """
+
+    kind: Literal["vilt"] = "vilt"
+    layers: int = Field(12, ge=1)
+    hidden: int = Field(768, ge=1)
+    heads: int = Field(12, ge=1)
+    intermediate: int = Field(3072, ge=1)
+    positions: int = Field(40, ge=2)
+    pixels: Pixels = Pixels()
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Vilt:
+        _check_heads(self.hidden, self.heads)
+        return self
+
+
 def _check_heads(hidden: int, heads: int) -> None:
     if hidden % heads:
         raise ValueError(f"hidden={hidden} can't be split among heads={heads}")
 
 
-BackboneSpec = Annotated[Uniter | Lxmert, Field(discriminator="kind")]
-BACKBONE_KINDS: dict[str, type[Uniter] | type[Lxmert]] = {"uniter": Uniter, "lxmert": Lxmert}
+BackboneSpec = Annotated[Uniter | Lxmert | Vilt, Field(discriminator="kind")]
+BACKBONE_KINDS: dict[str, type[Uniter] | type[Lxmert] | type[Vilt]] = {"uniter": Uniter, "lxmert": Lxmert, "vilt": Vilt}
 
-SIZES: dict[str, Uniter | Lxmert] = {
+SIZES: dict[str, BackboneSpec] = {
     "tiny": Uniter(layers=3, hidden=64, heads=4, intermediate=256, positions=64),
     "real": Uniter(layers=3, hidden=128, heads=4, intermediate=512, positions=64),
     "small": Uniter(layers=6, hidden=384, heads=12, intermediate=1536),
@@ -65,28 +114,38 @@ SIZES: dict[str, Uniter | Lxmert] = {
         language_layers=2, object_layers=1, cross_layers=2, hidden=64, heads=4, intermediate=256, positions=64
     ),
     "lxmert-base": Lxmert(),
+    # The world's pictures as they are: 36 pixels, nine patches, black at zero.
+    "vilt-tiny": Vilt(
+        layers=3,
+        hidden=64,
+        heads=4,
+        intermediate=256,
+        positions=64,
+        pixels=Pixels(patch=12, shorter=36, mean=0.0, std=0.4),
+    ),
+    "vilt-base": Vilt(),
 }
 # What the command line calls them: UNITER's sizes with its name before them, the others as they are.
-NAMED: dict[str, Uniter | Lxmert] = {
+NAMED: dict[str, BackboneSpec] = {
     f"uniter-{size}" if isinstance(spec, Uniter) else size: spec for size, spec in SIZES.items()
 }
 
 
-def sized(name: str) -> Uniter | Lxmert:
+def sized(name: str) -> BackboneSpec:
     """Return the backbone of a named size, as recipes say it; an unknown name is a `UserError` that lists them."""
     if name not in SIZES:
         raise unknown("backbone size", name, SIZES)
     return SIZES[name]
 
 
-def named(name: str) -> Uniter | Lxmert:
+def named(name: str) -> BackboneSpec:
     """Return a backbone by its whole name, such as uniter-base; an unknown name is a `UserError` that lists them."""
     if name not in NAMED:
         raise unknown("backbone", name, NAMED)
     return NAMED[name]
 
 
-def differences(first: Uniter | Lxmert, second: Uniter | Lxmert) -> dict[str, tuple[Any, Any]]:
+def differences(first: BackboneSpec, second: BackboneSpec) -> dict[str, tuple[Any, Any]]:
     """Return the fields in which two backbones differ, with the value of each; None where one has no such field."""
     ours, theirs = first.model_dump(), second.model_dump()
     names = dict.fromkeys([*ours, *theirs])  # each once, in order

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from vltickets.errors import UserError, unknown
-from vltickets.specs.backbones import BACKBONE_KINDS, Lxmert, Uniter
+from vltickets.specs.backbones import BACKBONE_KINDS, BackboneSpec
 from vltickets.specs.nodes import NODE_KINDS, Node
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -25,7 +25,7 @@ def parse(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
         raise UserError(f"{where}: {_explain(error, model)}") from None
 
 
-def parse_backbone(values: Any, where: str) -> Uniter | Lxmert:
+def parse_backbone(values: Any, where: str) -> BackboneSpec:
     """Return the backbone that a file's header describes; what does not fit is a `UserError` that names `where`."""
     kind = values.get("kind", "uniter") if isinstance(values, Mapping) else None
     if kind not in BACKBONE_KINDS:

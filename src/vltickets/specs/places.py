@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from vltickets.specs.backbones import Lxmert, Uniter
+from vltickets.specs.backbones import BackboneSpec, Lxmert, Uniter, Vilt
 
 # Embeddings are not prunable by default (docs/protocol.md), so no weight is of that kind so far.
 Kind = Literal["query", "key", "value", "attention output", "FFN in", "FFN out", "embedding", "pooler"]
@@ -32,18 +32,19 @@ class Place:
         return math.prod(self.shape)
 
 
-def weight_places(spec: Uniter | Lxmert) -> dict[str, Place]:
+def weight_places(spec: BackboneSpec) -> dict[str, Place]:
     """Return the place of each prunable weight by name, in the order of `backbones.prunable_shapes`.
 
     >>> weight_places(Uniter())["encoder.layer.11.output.dense.weight"]
     Place(layer=11, kind='FFN out', shape=(768, 3072), modality=None)
     """
-    places = _uniter(spec) if isinstance(spec, Uniter) else _lxmert(spec)
+    places = _lxmert(spec) if isinstance(spec, Lxmert) else _one_stream(spec)
     return places | {"pooler.dense.weight": Place(None, "pooler", (spec.hidden, spec.hidden))}
 
 
-def _uniter(spec: Uniter) -> dict[str, Place]:
-    modules = _attention(spec, "attention.self", "attention.output") | _feed_forward(spec, "intermediate", "output")
+def _one_stream(spec: Uniter | Vilt) -> dict[str, Place]:
+    inner = "attention.attention" if isinstance(spec, Vilt) else "attention.self"
+    modules = _attention(spec, inner, "attention.output") | _feed_forward(spec, "intermediate", "output")
     return {
         f"encoder.layer.{layer}.{module}.weight": Place(layer, kind, shape)
         for layer in range(spec.layers)
@@ -72,7 +73,7 @@ def _lxmert(spec: Lxmert) -> dict[str, Place]:
     }
 
 
-def _attention(spec: Uniter | Lxmert, inner: str, output: str) -> dict[str, tuple[Kind, tuple[int, ...]]]:
+def _attention(spec: BackboneSpec, inner: str, output: str) -> dict[str, tuple[Kind, tuple[int, ...]]]:
     square = (spec.hidden, spec.hidden)
     return {
         f"{inner}.query": ("query", square),
@@ -82,7 +83,7 @@ def _attention(spec: Uniter | Lxmert, inner: str, output: str) -> dict[str, tupl
     }
 
 
-def _feed_forward(spec: Uniter | Lxmert, inner: str, output: str) -> dict[str, tuple[Kind, tuple[int, ...]]]:
+def _feed_forward(spec: BackboneSpec, inner: str, output: str) -> dict[str, tuple[Kind, tuple[int, ...]]]:
     return {
         f"{inner}.dense": ("FFN in", (spec.intermediate, spec.hidden)),
         f"{output}.dense": ("FFN out", (spec.hidden, spec.intermediate)),

@@ -93,7 +93,9 @@ class Common(Spec):
     data: Literal["world", "folder"] = "world"
     layout: Literal["official", "flickr8k", "photos"] | None = Field(None, description="of the folder; else it is seen")
     world: WorldSize = WorldSize()
-    backbone: Literal["tiny", "real", "small", "base", "large", "lxmert-tiny", "lxmert-base"] = "tiny"
+    backbone: Literal[
+        "tiny", "real", "small", "base", "large", "lxmert-tiny", "lxmert-base", "vilt-tiny", "vilt-base"
+    ] = "tiny"
     split: str = "test"
     start: Literal["shipped", "pretrained", "fresh", "imported"] = "pretrained"
     weights: str | None = Field(None, description="the file of imported weights, for start = 'imported'")

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vltickets.data import Inputs, Questions, assemble
-from vltickets.tasks.heads import two_layers
+from vltickets.tasks.heads import norm_first, two_layers
 from vltickets.tasks.protocol import PLAIN_TYPES, Evaluation, LogitTask, Model, evaluation_batches, mean_by
 
 
@@ -42,6 +42,19 @@ class LxmertAnswerHead(nn.Module):
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         """Return logits [b, answers]."""
         logits: torch.Tensor = self.logit_fc(pooled)
+        return logits
+
+
+class ViltAnswerHead(nn.Module):
+    """Linear(d, 2d), LN, GELU, Linear(2d, answers) under ViLT's official key `vqa_classifier` (official-models 5)."""
+
+    def __init__(self, hidden: int, answers: int) -> None:
+        super().__init__()
+        self.vqa_classifier = norm_first(hidden, 2 * hidden, answers)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Return logits [b, answers]."""
+        logits: torch.Tensor = self.vqa_classifier(pooled)
         return logits
 
 

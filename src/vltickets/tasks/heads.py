@@ -14,17 +14,35 @@ def two_layers(width: int, inner: int, outputs: int, activation: type[nn.Module]
     return nn.Sequential(nn.Linear(width, inner), activation(), norm, nn.Linear(inner, outputs))
 
 
+def norm_first(width: int, inner: int, outputs: int) -> nn.Sequential:
+    """Return Linear(width, inner), LN, GELU, Linear(inner, outputs): ViLT's order."""
+    norm = nn.LayerNorm(inner)
+    return nn.Sequential(nn.Linear(width, inner), norm, nn.GELU(), nn.Linear(inner, outputs))
+
+
 class PretrainingHead(nn.Module):
-    """All heads of the pre-training objectives. What is tied to the backbone is given at the call: the word table to
-    the MLM decoder, the image projection to feature regression, which else (`tied_features` False) has its own."""
+    """All heads of the pre-training objectives; without `regions`, those of words and of matching.
+
+    What is tied to the backbone is given at the call: the word table to the MLM decoder, the image projection to
+    feature regression, which else (`tied_features` False) has its own.
+    """
 
     def __init__(
-        self, hidden: int, vocabulary: int, classes: int, region_width: int, *, tied_features: bool = True
+        self,
+        hidden: int,
+        vocabulary: int,
+        classes: int,
+        region_width: int,
+        *,
+        tied_features: bool = True,
+        regions: bool = True,
     ) -> None:
         super().__init__()
         self.cls = nn.ModuleDict({"predictions": WordPrediction(hidden, vocabulary)})
-        self.region_classifier = RegionClassifier(hidden, classes)
         self.itm_output = nn.Linear(hidden, 2)
+        if not regions:
+            return
+        self.region_classifier = RegionClassifier(hidden, classes)
         self.feat_regress = (
             FeatureRegression(hidden, region_width) if tied_features else OwnFeatureRegression(hidden, region_width)
         )

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from vltickets.backbones import Outputs
 from vltickets.data import Inputs, Pairs, Source, assemble, joined
 from vltickets.specs import Nlvr2
-from vltickets.tasks.heads import two_layers
+from vltickets.tasks.heads import norm_first, two_layers
 from vltickets.tasks.protocol import PLAIN_TYPES, Evaluation, LogitTask, Model, evaluation_batches
 
 LEFT_TYPE, RIGHT_TYPE = 1, 2
@@ -185,6 +185,28 @@ class LxmertNlvr2Task(Nlvr2Task):
     def head(self, hidden: int, dropout: float) -> nn.Module:
         """Return LXMERT's head."""
         return LxmertPairedHead(hidden)
+
+
+class ViltPairedHead(nn.Module):
+    """The pooled [CLS] of both passes side by side, then two layers: ViLT's `nlvr2_classifier` (official-models 5)."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.nlvr2_classifier = norm_first(2 * hidden, 2 * hidden, 2)
+
+    def forward(self, outputs: Outputs) -> torch.Tensor:
+        """Return logits [pairs, 2]; rows 2k and 2k + 1 of the outputs are one pair."""
+        pooled = outputs.pooled
+        logits: torch.Tensor = self.nlvr2_classifier(pooled.view(len(pooled) // 2, -1))
+        return logits
+
+
+class ViltNlvr2Task(Nlvr2Task):
+    """The same with ViLT's one head: two passes, whose patches have types of their own."""
+
+    def head(self, hidden: int, dropout: float) -> nn.Module:
+        """Return ViLT's head."""
+        return ViltPairedHead(hidden)
 
 
 def _two_passes(data: Pairs, examples: np.ndarray) -> Inputs:

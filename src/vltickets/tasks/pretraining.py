@@ -68,8 +68,9 @@ class PretrainingTask:
     name = "pretraining"
     type_rows = PLAIN_TYPES
 
-    def __init__(self, spec: Pretraining, source: Source, *, tied_features: bool = True) -> None:
+    def __init__(self, spec: Pretraining, source: Source, *, tied_features: bool = True, regions: bool = True) -> None:
         self.spec = spec
+        self.regions = regions
         self.tied_features = tied_features
         self.vocabulary = source.vocabulary
         self.captions = lru_cache(maxsize=8)(source.captions)
@@ -88,7 +89,9 @@ class PretrainingTask:
     def head(self, hidden: int, dropout: float) -> nn.Module:
         """Return the pre-training heads."""
         width, classes = region_shape(self.corpora(self.spec.split))
-        return PretrainingHead(hidden, len(self.vocabulary), classes, width, tied_features=self.tied_features)
+        return PretrainingHead(
+            hidden, len(self.vocabulary), classes, width, tied_features=self.tied_features, regions=self.regions
+        )
 
     def region_width(self) -> int:
         """Return the width of a region's feature."""

@@ -17,13 +17,14 @@ from vltickets.specs import (
     SnliVe,
     TaskSpec,
     Vcr,
+    Vilt,
     Vqa,
 )
-from vltickets.tasks.answering import AnswerHead, LxmertAnswerHead
+from vltickets.tasks.answering import AnswerHead, LxmertAnswerHead, ViltAnswerHead
 from vltickets.tasks.gqa import GqaTask
 from vltickets.tasks.matching import MatchingTask
 from vltickets.tasks.nlvr1 import Nlvr1Task
-from vltickets.tasks.nlvr2 import LxmertNlvr2Task, Nlvr2Task
+from vltickets.tasks.nlvr2 import LxmertNlvr2Task, Nlvr2Task, ViltNlvr2Task
 from vltickets.tasks.pretraining import PretrainingTask
 from vltickets.tasks.protocol import Task
 from vltickets.tasks.refcoco import RefcocoTask
@@ -39,8 +40,10 @@ def build_task(spec: TaskSpec, source: Source, backbone: BackboneSpec, labels: d
     `labels` are a trained model's own, where it is scored elsewhere.
     """
     check_task(spec, backbone)
-    lxmert = isinstance(backbone, Lxmert)
-    answer_head = LxmertAnswerHead if lxmert else AnswerHead
+    lxmert, vilt = isinstance(backbone, Lxmert), isinstance(backbone, Vilt)
+    answer_head = LxmertAnswerHead if lxmert else ViltAnswerHead if vilt else AnswerHead
+    if isinstance(backbone, Vilt):
+        source = source.seen_as(backbone.pixels)
     given = (labels or {}).get("answers")
     answers = None if given is None else given.split("\n")
     match spec:
@@ -51,7 +54,8 @@ def build_task(spec: TaskSpec, source: Source, backbone: BackboneSpec, labels: d
         case Vcr():
             return VcrTask(spec, source)
         case Nlvr2():
-            return (LxmertNlvr2Task if lxmert else Nlvr2Task)(spec, source, backbone.heads)
+            task = LxmertNlvr2Task if lxmert else ViltNlvr2Task if vilt else Nlvr2Task
+            return task(spec, source, backbone.heads)
         case Nlvr1():
             return Nlvr1Task(spec, source)
         case SnliVe():
@@ -63,11 +67,13 @@ def build_task(spec: TaskSpec, source: Source, backbone: BackboneSpec, labels: d
         case Matching():
             return MatchingTask(spec, source)
         case Pretraining():
-            return PretrainingTask(spec, source, tied_features=not lxmert)
+            return PretrainingTask(spec, source, tied_features=not lxmert, regions=not vilt)
 
 
 def check_task(spec: TaskSpec, backbone: BackboneSpec) -> None:
     """Refuse a task that a backbone of this kind can't do, with `UserError`."""
+    if isinstance(backbone, Vilt):
+        _check_for_patches(spec)
     if not isinstance(backbone, Lxmert):
         return
     if isinstance(spec, Vcr):
@@ -77,3 +83,16 @@ def check_task(spec: TaskSpec, backbone: BackboneSpec) -> None:
             "NLVR2's head 'triplet' needs region types to tell its two images apart, and LXMERT has none; leave `head` "
             "out: LXMERT has its own, over two passes"
         )
+
+
+def _check_for_patches(spec: TaskSpec) -> None:
+    if isinstance(spec, Vcr | Refcoco):
+        raise UserError(f"the task {spec.kind} is about regions, and ViLT takes patches; use a UNITER for it")
+    if isinstance(spec, Nlvr2) and spec.head == "triplet":
+        raise UserError("ViLT reads NLVR2's images in two passes; leave `head` = 'triplet' out: ViLT has its own head")
+    if isinstance(spec, Pretraining) and not spec.text_only:
+        asked = [name for name in ("mrc", "mrc_kl", "mrfr") if getattr(spec.objectives, name)]
+        if asked:
+            raise UserError(
+                f"ViLT hides no regions: set {', '.join(asked)} to 0 in the objectives (its own are mlm, itm and wra)"
+            )

@@ -1,4 +1,4 @@
-"""Pictures to extract regions from: a folder of image files or a Parquet file of their bytes, each with its name."""
+"""Pictures as users have them: a folder of image files or a Parquet file of their bytes, each with its name."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import importlib
 import io
 import re
 import string
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -19,6 +20,8 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 IMAGE_COLUMNS = ("image_jpeg", "image_png")
 NUMBER = re.compile(r"(?:^|[^0-9A-Za-z])([0-9]+)$")
 DEFAULT_FORMAT = "{stem}.npz"
+
+Read = TypeVar("Read")
 
 
 class BrokenImage(Exception):
@@ -33,6 +36,20 @@ class Pictures:
     names: list[str]
     files: list[Path]  # empty where `column` holds the bytes
     column: str = ""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def where(self, row: int) -> str:
+        """Return which file, and which row of it, holds an image."""
+        return str(self.files[row]) if self.files else f"{self.path}, row {row}"
+
+    def content(self, row: int) -> bytes:
+        """Return the encoded bytes of one image."""
+        if not self.column:
+            return _read(self.files[row])
+        value: bytes | None = _packed_column(self.path, self.column)[row].as_py()
+        return value or b""
 
     def contents(self, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
         """Yield name and encoded bytes of the wanted images, in order, one in memory at a time."""
@@ -62,9 +79,8 @@ def find_pictures(path: Path, name_format: str = DEFAULT_FORMAT) -> Pictures:
     seen: dict[str, int] = {}
     for row, name in enumerate(pictures.names):
         if seen.setdefault(name, row) != row:
-            both = [str(pictures.files[at]) if pictures.files else f"row {at}" for at in (seen[name], row)]
             raise UserError(
-                f"{path}: {both[0]} and {both[1]} would both be called {name!r}; "
+                f"{path}: {pictures.where(seen[name])} and {pictures.where(row)} would both be called {name!r}; "
                 f"tell them apart with --name-format, such as {{path}}.npz (now {name_format!r})"
             )
     return pictures
@@ -72,9 +88,18 @@ def find_pictures(path: Path, name_format: str = DEFAULT_FORMAT) -> Pictures:
 
 def decode(content: bytes) -> Image.Image:
     """Return an image in RGB, as its pixels lie (no EXIF turn: annotations count pixels so), or raise `BrokenImage`."""
+    return _opened(content, lambda image: image.convert("RGB"))
+
+
+def picture_size(content: bytes) -> tuple[int, int]:
+    """Return an image's width and height from its header, or raise `BrokenImage`."""
+    return _opened(content, lambda image: image.size)
+
+
+def _opened(content: bytes, read: Callable[[Image.Image], Read]) -> Read:
     try:
         with Image.open(io.BytesIO(content)) as image:
-            return image.convert("RGB")
+            return read(image)
     except MemoryError:
         raise
     except Exception as error:  # on broken bytes Pillow's decoders raise nearly anything
@@ -117,6 +142,12 @@ def _in_parquet(path: Path, name_format: str) -> Pictures:
         stem = str(row["image_id"])
         names.append(_name(name_format, stem, {"path": stem.replace("/", "_"), **row}, f"{path}, row {number}"))
     return Pictures(path, names, [], column)
+
+
+@lru_cache(maxsize=4)
+def _packed_column(path: Path, column: str) -> Any:
+    """Return a column of encoded images, memory-mapped."""
+    return _parquet().read_table(path, columns=[column], memory_map=True).column(0)
 
 
 def _name(name_format: str, stem: str, fields: dict[str, Any], where: str) -> str:
