@@ -6,10 +6,12 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from vltickets.specs import Adversarial, Recipe, Spec, parse
+from vltickets.specs import Adversarial, Lxmert, Recipe, Spec, Vilt, parse
 from vltickets.studies.config import Common, TaskName
 
-Artefact = Literal["table2", "figure3", "figure5", "table5", "figure8"]
+Artefact = Literal["table2", "table3", "table4", "figure3", "figure5", "table5", "figure8"]
+# Table 3 comes with Figure 4, Table 4 with Figure 7: the same cells.
+WHOSE: dict[Artefact, type[Lxmert] | type[Vilt]] = {"table3": Lxmert, "table4": Vilt}
 ARTEFACTS: tuple[Artefact, ...] = ("table2", "figure3", "figure5", "table5", "figure8")
 
 
@@ -66,6 +68,9 @@ class Paper(Common):
             raise ValueError(f"artefacts = {self.artefacts}: each of them once")
         if {"figure5", "table5"} & set(self.artefacts) and self.adversarial is None:
             raise ValueError("Figure 5 and Table 5 need a table [adversarial]")
+        for artefact, kind in WHOSE.items():
+            if artefact in self.artefacts and not isinstance(self.shape, kind):
+                raise ValueError(f"{artefact} is of a {kind.__name__}, and the backbone is {self.backbone!r}")
         odd = [name for name in self.adversarial_tasks if name not in self.tasks]
         if odd and "figure5" in self.artefacts:
             raise ValueError(f"adversarial_tasks = {self.adversarial_tasks}: no table [tasks.{odd[0]}]")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from vltickets.reports.artefacts import figure3, figure5, figure8, pretraining, table2, table5
+from vltickets.reports.artefacts import figure3, figure5, figure8, pretraining, table2, table3, table5
 from vltickets.reports.paper_results import PaperResults
 from vltickets.reports.tables import Table
 
@@ -29,6 +29,8 @@ class Artefact:
 PRETRAINING_SECTION = "pretraining"
 ARTEFACTS = {
     "table2": Artefact(table2.TITLE, table2.tables),
+    "table3": Artefact(table3.LXMERT_TITLE, table3.lxmert_tables, table3.lxmert_figure),
+    "table4": Artefact(table3.VILT_TITLE, table3.vilt_tables, table3.vilt_figure),
     "figure3": Artefact(figure3.TITLE, figure3.tables, figure3.figure),
     "figure5": Artefact(figure5.TITLE, figure5.tables, figure5.figure),
     "table5": Artefact(table5.TITLE, table5.tables),
