@@ -30,7 +30,7 @@ PART_OF: dict[Kind, Part] = {"pooler": "pooler", "embedding": "embeddings", "pro
 REASONS: dict[Part, str] = {
     "encoder": "matrix of the encoder",
     "pooler": "pooler",
-    "embeddings": "embedding table",
+    "embeddings": "word table",
     "projection": "projection of the picture",
 }
 
