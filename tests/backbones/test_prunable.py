@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +15,16 @@ from vltickets.backbones.listing import list_weights, official_covering
 from vltickets.errors import UserError
 from vltickets.specs import PARTS, SIZES, Lxmert, Uniter, covering
 from vltickets.store.masks import check_packed, kept_counts
-from vltickets.tickets import HoldZeros, Mask, anatomy, prune, random_scores
+from vltickets.tickets import (
+    HoldZeros,
+    Mask,
+    Ticket,
+    anatomy,
+    load_ticket,
+    prune,
+    prune_by_magnitude,
+    random_scores,
+)
 
 TOY = Uniter(layers=1, hidden=12, heads=2, intermediate=20, positions=8)
 WORDS = "embeddings.word_embeddings.weight"
@@ -21,12 +32,14 @@ WORDS = "embeddings.word_embeddings.weight"
 UNITER = {"encoder": 84_934_656, "pooler": 589_824, "embeddings": 28_996 * 768, "projection": (2048 + 7) * 768}
 LXMERT = {"encoder": 181_665_792, "pooler": 589_824, "embeddings": 30_522 * 768, "projection": (2048 + 4) * 768}
 
+VILT = UNITER | {"embeddings": 30_522 * 768, "projection": 3 * 32 * 32 * 768}
+
 
 @pytest.mark.parametrize("parts", [("encoder", "pooler"), *((part,) for part in PARTS), PARTS])
-@pytest.mark.parametrize(("size", "counts"), [("base", UNITER), ("lxmert-base", LXMERT)])
+@pytest.mark.parametrize(("size", "counts"), [("base", UNITER), ("lxmert-base", LXMERT), ("vilt-base", VILT)])
 def test_each_part_has_its_official_count(size: str, counts: dict[str, int], parts: tuple[str, ...]) -> None:
-    if size.startswith("lxmert"):
-        pytest.importorskip("transformers", reason="an LXMERT needs transformers (vltickets[hf])")
+    if size != "base":
+        pytest.importorskip("transformers", reason="LXMERT and ViLT need transformers (vltickets[hf])")
     spec = official_covering(SIZES[size], parts)
     shapes, wanted = prunable_shapes(spec), sum(counts[part] for part in parts)
     assert sum(map(math.prod, shapes.values())) == wanted
@@ -64,6 +77,23 @@ def test_masks_of_any_parts_come_back_from_their_bits(parts: set[str], words: in
     assert set(outside.values()) & set(found.kinds) == {outside[part] for part in parts - {"encoder"}}
     if "embeddings" in parts:
         assert found.kinds["embedding"] == kept_counts(bits)[WORDS] / (words * TOY.hidden)
+
+
+def test_a_vilt_s_words_and_patches_are_pruned_to_exact_zeros(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="a ViLT needs transformers (vltickets[hf])")
+    spec = covering(SIZES["vilt-tiny"], PARTS, vocabulary=9, region_width=5)
+    backbone = build_backbone(spec, vocabulary=9, region_width=12345, dropout=0.0)  # patches are the spec's own
+    backbone.initialise(torch.Generator().manual_seed(0), 0.02)
+    mask = prune_by_magnitude(backbone.prunable(), Mask.dense(prunable_shapes(spec)), 0.5)
+    Ticket(spec, mask, {}).save(tmp_path / "t.safetensors")
+    loaded = load_ticket(tmp_path / "t.safetensors")
+    assert (loaded.backbone, loaded.mask) == (spec, mask)
+    loaded.apply_(backbone)
+    weights = backbone.prunable()
+    assert weights["embeddings.patch_embeddings.projection.weight"].dim() == 4
+    for name, weight in weights.items():
+        assert torch.equal(weight != 0, mask[name]), name
+    assert set(anatomy.densities(mask, weight_places(spec)).kinds) >= {"embedding", "projection", "pooler"}
 
 
 @pytest.mark.parametrize("types", [2, 3, 4])
