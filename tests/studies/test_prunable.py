@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from vltickets.studies.first_ticket import first_ticket
 from vltickets.studies.loading import load_study
 from vltickets.studies.paper import paper
 from vltickets.studies.paper_config import Paper
-from vltickets.studies.run import Planned, plan_study
+from vltickets.studies.run import Planned, note_study, plan_study, run_study
 from vltickets.studies.scoring import score_ticket, ticket_of
 from vltickets.studies.starts import starts
 from vltickets.studies.work import backbone_of, load_mask, run_node
@@ -145,6 +146,20 @@ def test_a_recipe_that_names_another_size_than_the_data_has_is_refused(tmp_path:
     study = load_study("smoke", (*SMALL, ALL, "vocabulary=7"))
     with pytest.raises(UserError, match=r"the recipe says vocabulary = 7 and the data has \d+; leave it out"):
         plan_study("small", study, Store(tmp_path / "store"), None)
+
+
+def test_a_study_noted_before_recipes_said_what_is_prunable_goes_on_as_the_same(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    planned = plan_study("small", load_study("smoke", SMALL), store, None)
+    note_study(planned, store, command="", workers=0, phases={"runs": 1000.0})
+    noted = store.study("small")
+    del noted["recipe"]["prunable"], noted["recipe"]["vocabulary"], noted["recipe"]["region_width"]
+    store.put_study("small", noted)
+    run_study(replace(planned, work=()), store, workers=0, listen=lambda event: None, command="")
+    assert store.study("small")["phases"]["runs"] >= 1000
+    wider = plan_study("small", load_study("smoke", (*SMALL, ALL)), store, None)
+    run_study(replace(wider, work=()), store, workers=0, listen=lambda event: None, command="")
+    assert store.study("small")["phases"]["runs"] < 1000
 
 
 def test_the_shape_of_a_study_that_says_nothing_is_the_backbone_s_own() -> None:

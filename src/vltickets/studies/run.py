@@ -11,7 +11,7 @@ from vltickets.backbones.checkpoints import read_about
 from vltickets.data import Source, check_folder, open_source, register_folder
 from vltickets.errors import UserError
 from vltickets.scenes import WORLD_VERSION
-from vltickets.specs import DataSpec, TaskSpec, Train, World, changed, parse_backbone, sized
+from vltickets.specs import DataSpec, TaskSpec, Train, World, changed, parse, parse_backbone, sized
 from vltickets.store import Store, check_study_name
 from vltickets.studies.config import Common, Study, task_on
 from vltickets.studies.executors import Listener, execute
@@ -168,9 +168,17 @@ def _earlier(planned: Planned, store: Store) -> tuple[dict[str, float], list[dic
     """Return the phases' seconds and the reference rows of earlier sittings, if they were of the very same study."""
     if planned.name in store.studies():
         noted = store.study(planned.name)
-        if noted.get("recipe") == planned.study.model_dump(mode="json"):
+        if _is_of(noted.get("recipe") or {}, planned.study):
             return dict(noted.get("phases", {})), list(noted.get("extra_rows", []))
     return {}, []
+
+
+def _is_of(recipe: dict[str, Any], study: Study | Paper) -> bool:
+    """Is a noted recipe this study's? One noted before there was some field is: it had what is now the default."""
+    try:
+        return parse(type(study), recipe, "the noted recipe") == study
+    except UserError:
+        return False
 
 
 def _reference_rows(planned: Planned, store: Store) -> list[dict[str, Any]]:
