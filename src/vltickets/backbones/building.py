@@ -21,8 +21,10 @@ def build_backbone(
 ) -> UniterBackbone | LxmertBackbone | ViltBackbone:
     """Return an uninitialised backbone. `type_count` grows for tasks with more segments (NLVR2: 3).
 
-    LXMERT's count is fixed; LXMERT and ViLT need transformers: what does not fit is a `UserError`.
+    LXMERT's count is fixed; LXMERT and ViLT need transformers: what does not fit is a `UserError`. So are data of other
+    sizes than the spec's masks are for.
     """
+    spec.check_sizes(vocabulary=vocabulary, region_width=region_width)
     match spec:
         case Uniter():
             return UniterBackbone(
@@ -48,7 +50,9 @@ def _check_transformers(what: str) -> None:
 
 
 def prunable_shapes(spec: BackboneSpec) -> dict[str, tuple[int, ...]]:
-    """Return the prunable weights' names and shapes, without any memory for them; they depend on no data."""
+    """Return the prunable weights' names and shapes, without any memory for them; they depend on the spec alone."""
     with torch.device("meta"):
-        backbone = build_backbone(spec, vocabulary=1, region_width=1, dropout=0.0)
+        backbone = build_backbone(
+            spec, vocabulary=spec.vocabulary or 1, region_width=spec.region_width or 1, dropout=0.0
+        )
     return {name: tuple(weight.shape) for name, weight in backbone.prunable().items()}

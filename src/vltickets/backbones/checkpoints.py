@@ -106,7 +106,7 @@ def write_import(checkpoint: Checkpoint, path: Path, *, source: str) -> None:
     """Write a checkpoint as one safetensors file (float32) with all that is known of it as metadata, whole or not."""
     about = {
         "format": FORMAT,
-        "backbone": checkpoint.backbone.model_dump(mode="json"),
+        "backbone": checkpoint.backbone.described(),
         "source": source,
         "source_sha256": checkpoint.sha256,
         "vocabulary": checkpoint.vocabulary,

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from vltickets.backbones.building import build_backbone
 from vltickets.backbones.checkpoints import LXMERT_WORDS, OFFICIAL_REGION_WIDTH, OFFICIAL_WORDS
-from vltickets.specs import BackboneSpec, Lxmert
+from vltickets.backbones.uniter import UniterBackbone
+from vltickets.specs import PARTS, BackboneSpec, Kind, Lxmert, Part, Place, Uniter, covering, weight_places
+
+if TYPE_CHECKING:
+    from vltickets.backbones.lxmert import LxmertBackbone
+    from vltickets.backbones.vilt import ViltBackbone
 
 # What heads read, where that is not the pooled [CLS]: the pooler is then trained by nothing (official-models 1.4).
 WITHOUT_POOLER = {
@@ -20,6 +26,13 @@ WITHOUT_POOLER = {
 # LXMERT's pooler reads the language side, so the last crossing layer's own work on the visual side is then for nothing.
 WITHOUT_VISION = ("vqa", "gqa", "nlvr2", "nlvr1", "snli_ve", "retrieval", "matching")
 VISUAL_SIDE = ("visn_self_att", "visn_inter", "visn_output")
+PART_OF: dict[Kind, Part] = {"pooler": "pooler", "embedding": "embeddings", "projection": "projection"}
+REASONS: dict[Part, str] = {
+    "encoder": "matrix of the encoder",
+    "pooler": "pooler",
+    "embeddings": "word table",
+    "projection": "projection of the picture",
+}
 
 
 @dataclass(frozen=True)
@@ -34,12 +47,16 @@ class Unused:
 
 @dataclass(frozen=True)
 class Weight:
-    """One tensor of a backbone: its name and shape, whether a mask covers it, and the rule that says so."""
+    """One tensor of a backbone: its name and shape, whether a mask covers it, and the rule that says so.
+
+    `part` is the one it belongs to of those that a mask can cover, None for biases, norms and other tables.
+    """
 
     name: str
     shape: tuple[int, ...]
     prunable: bool
     reason: str
+    part: Part | None = None
 
     @property
     def count(self) -> int:
@@ -54,13 +71,22 @@ def list_weights(
 
     `vocabulary` is the official one of the backbone's kind unless given.
     """
-    if vocabulary is None:
-        vocabulary = LXMERT_WORDS if isinstance(spec, Lxmert) else OFFICIAL_WORDS
+    vocabulary = vocabulary or official_words(spec)
     with torch.device("meta"):
         backbone = build_backbone(spec, vocabulary=vocabulary, region_width=region_width, dropout=0.0)
-    covered = backbone.prunable()
     modules = dict(backbone.named_modules())
-    return list(_listed(backbone, modules, set(covered)))
+    places = weight_places(covering(spec, PARTS, vocabulary=vocabulary, region_width=region_width))
+    return list(_listed(backbone, modules, places))
+
+
+def official_words(spec: BackboneSpec) -> int:
+    """Return how many words the official checkpoints of a backbone's kind have."""
+    return OFFICIAL_WORDS if isinstance(spec, Uniter) else LXMERT_WORDS  # ViLT's are BERT's uncased ones too
+
+
+def official_covering(spec: BackboneSpec, prunable: tuple[str, ...]) -> BackboneSpec:
+    """Return a backbone whose masks cover these parts, of the official sizes where the data has a say in them."""
+    return covering(spec, prunable, vocabulary=official_words(spec), region_width=OFFICIAL_REGION_WIDTH)
 
 
 def unused_weights(spec: BackboneSpec, weights: list[Weight]) -> list[Unused]:
@@ -79,20 +105,20 @@ def unused_weights(spec: BackboneSpec, weights: list[Weight]) -> list[Unused]:
     return found
 
 
-def _listed(backbone: nn.Module, modules: dict[str, nn.Module], covered: set[str]) -> Iterator[Weight]:
+def _listed(
+    backbone: UniterBackbone | LxmertBackbone | ViltBackbone, modules: dict[str, nn.Module], places: dict[str, Place]
+) -> Iterator[Weight]:
+    covered = backbone.prunable()
     for name, weight in backbone.named_parameters():
         owner, _, last = name.rpartition(".")
-        prunable = name in covered
-        yield Weight(name, tuple(weight.shape), prunable, _reason(name, modules[owner], last, prunable))
+        part = PART_OF.get(places[name].kind, "encoder") if name in places else None
+        reason = REASONS[part] if part else _reason(modules[owner], last)
+        yield Weight(name, tuple(weight.shape), name in covered, reason, part)
 
 
-def _reason(name: str, owner: nn.Module, last: str, prunable: bool) -> str:
-    if prunable:
-        return "pooler" if name.startswith("pooler.") else "matrix of the encoder"
+def _reason(owner: nn.Module, last: str) -> str:
     if last == "bias":
         return "bias"
     if isinstance(owner, nn.LayerNorm):
         return "norm"
-    if isinstance(owner, nn.Embedding):
-        return "embedding table"
-    return "projection of the picture"
+    return "embedding table"

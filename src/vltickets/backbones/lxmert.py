@@ -16,10 +16,16 @@ from transformers import LxmertConfig, LxmertModel
 from vltickets.backbones.protocol import Outputs, Places
 from vltickets.backbones.uniter import initialise_module, padding_bias
 from vltickets.data import Inputs
-from vltickets.specs import Lxmert
+from vltickets.specs import Lxmert, Part
 
 GEOMETRY = 4  # x1/W, y1/H, x2/W, y2/H: the first of the seven numbers that UNITER takes
 TOKEN_TYPES = 2
+PREFIXES: dict[Part, tuple[str, ...]] = {  # of the matrices of each part
+    "encoder": ("encoder.layer.", "encoder.x_layers.", "encoder.r_layers."),
+    "pooler": ("pooler.",),
+    "embeddings": ("embeddings.word_embeddings.",),
+    "projection": ("encoder.visn_fc.visn_fc.", "encoder.visn_fc.box_fc."),
+}
 
 
 def config_of(spec: Lxmert, *, vocabulary: int, region_width: int, dropout: float) -> LxmertConfig:
@@ -94,14 +100,12 @@ class LxmertBackbone(LxmertModel):
     def prunable(self) -> dict[str, nn.Parameter]:
         """Return the weights a mask covers, by name: the encoder's matrices and the pooler (official-models 7.3).
 
-        Not biases, norms, embeddings or the projections of features and boxes: 182,255,616 weights at base size.
+        Not biases, norms, embeddings or the projections of features and boxes, 182,255,616 weights at base size; unless
+        the spec's `prunable` says otherwise.
         """
+        covered = tuple(prefix for part in self.spec.prunable for prefix in PREFIXES[part])
         return {
-            name: weight
-            for name, weight in self.named_parameters()
-            if weight.dim() == 2
-            and name.startswith(("encoder.", "pooler."))
-            and not name.startswith("encoder.visn_fc.")
+            name: weight for name, weight in self.named_parameters() if weight.dim() == 2 and name.startswith(covered)
         }
 
     def perturbed_places(self) -> Places:

@@ -12,10 +12,16 @@ from torch.nn import functional as F
 
 from vltickets.backbones.protocol import Outputs, Places
 from vltickets.data import Inputs
-from vltickets.specs import Uniter
+from vltickets.specs import Part, Uniter
 
 LAYER_NORM_EPS = 1e-12
 MASKED_SCORE = -10000.0  # the official additive mask of padding
+PREFIXES: dict[Part, tuple[str, ...]] = {  # of the matrices of each part
+    "encoder": ("encoder.",),
+    "pooler": ("pooler.",),
+    "embeddings": ("embeddings.word_embeddings.",),
+    "projection": ("img_embeddings.img_linear.", "img_embeddings.pos_linear."),
+}
 
 
 class UniterBackbone(nn.Module):
@@ -65,12 +71,12 @@ class UniterBackbone(nn.Module):
     def prunable(self) -> dict[str, nn.Parameter]:
         """Return the weights a mask covers, by name: the encoder's matrices and the pooler (official-models 7.1).
 
-        Not biases, norms, embeddings or the image projection: 85,524,480 weights at base size.
+        Not biases, norms, embeddings or the image projection, 85,524,480 weights at base size; unless the spec's
+        `prunable` says otherwise.
         """
+        covered = tuple(prefix for part in self.spec.prunable for prefix in PREFIXES[part])
         return {
-            name: weight
-            for name, weight in self.named_parameters()
-            if weight.dim() == 2 and name.startswith(("encoder.", "pooler."))
+            name: weight for name, weight in self.named_parameters() if weight.dim() == 2 and name.startswith(covered)
         }
 
     def perturbed_places(self) -> Places:

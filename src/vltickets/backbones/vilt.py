@@ -18,8 +18,14 @@ from transformers import ViltConfig, ViltModel
 from vltickets.backbones.protocol import Outputs, Places
 from vltickets.backbones.uniter import LAYER_NORM_EPS, initialise_module, padding_bias
 from vltickets.data import Inputs
-from vltickets.specs import Vilt
+from vltickets.specs import Part, Vilt
 
+PREFIXES: dict[Part, tuple[str, ...]] = {  # of the matrices of each part
+    "encoder": ("encoder.",),
+    "pooler": ("pooler.",),
+    "embeddings": ("embeddings.text_embeddings.word_embeddings.",),
+    "projection": ("embeddings.patch_embeddings.projection.",),
+}
 LAYER_EPS = 1e-6  # officially of all norms but the text embedding's, which has BERT's
 
 
@@ -94,12 +100,12 @@ class ViltBackbone(ViltModel):
     def prunable(self) -> dict[str, nn.Parameter]:
         """Return the weights a mask covers, by name: the encoder's matrices and the pooler (official-models 7.3).
 
-        Not biases, norms, embeddings or the projection of patches: 85,524,480 weights at base size.
+        Not biases, norms, embeddings or the projection of patches, 85,524,480 weights at base size; unless the spec's
+        `prunable` says otherwise. The projection is a convolution's, with four axes.
         """
+        covered = tuple(prefix for part in self.spec.prunable for prefix in PREFIXES[part])
         return {
-            name: weight
-            for name, weight in self.named_parameters()
-            if weight.dim() == 2 and name.startswith(("encoder.", "pooler."))
+            name: weight for name, weight in self.named_parameters() if weight.dim() > 1 and name.startswith(covered)
         }
 
     def perturbed_places(self) -> Places:

@@ -12,10 +12,12 @@ from vltickets.specs.backbones import (
     Pixels,
     Uniter,
     Vilt,
+    covering,
     differences,
     named,
     sized,
 )
+from vltickets.specs.coverage import PARTS, Part, Prunable
 from vltickets.specs.data import DataSpec, Folder, World
 from vltickets.specs.nodes import (
     Fresh,
@@ -59,6 +61,7 @@ __all__ = [
     "KINDS",
     "NAMED",
     "OFFICIAL_OBJECTIVES",
+    "PARTS",
     "SIZES",
     "TASK_KINDS",
     "Adversarial",
@@ -78,9 +81,11 @@ __all__ = [
     "Node",
     "Objectives",
     "OneShot",
+    "Part",
     "Pixels",
     "Place",
     "Pretraining",
+    "Prunable",
     "Prune",
     "RandomMask",
     "Recipe",
@@ -102,6 +107,7 @@ __all__ = [
     "World",
     "canonical",
     "changed",
+    "covering",
     "differences",
     "hash_json",
     "named",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from vltickets.errors import unknown
-from vltickets.specs.spec import Spec
+from vltickets.errors import UserError, unknown
+from vltickets.specs.coverage import PARTS, Coverage, Part
+from vltickets.specs.spec import Spec, changed
 
 
-class Uniter(Spec):
+class Uniter(Coverage):
     """UNITER: one stream of words and regions through post-LN BERT layers. The defaults are the official base size."""
 
     kind: Literal["uniter"] = "uniter"
@@ -26,7 +27,7 @@ class Uniter(Spec):
         return self
 
 
-class Lxmert(Spec):
+class Lxmert(Coverage):
     """LXMERT: a stream of words and one of objects, then layers where they cross. The defaults are the official size.
 
     Source: official-models 4.
@@ -76,12 +77,13 @@ class Pixels(Spec):
         return self.shorter // self.patch
 
 
-class Vilt(Spec):
+class Vilt(Coverage):
     """ViLT: one stream of words and patches of pixels through pre-LN layers. The defaults are the official size, B/32.
 
     Source: official-models 5.
     """
 
+    data_sizes: ClassVar[dict[Part, str]] = {"embeddings": "vocabulary"}  # a patch is as large as `pixels` says
     kind: Literal["vilt"] = "vilt"
     layers: int = Field(12, ge=1)
     hidden: int = Field(768, ge=1)
@@ -143,6 +145,19 @@ def named(name: str) -> BackboneSpec:
     if name not in NAMED:
         raise unknown("backbone", name, NAMED)
     return NAMED[name]
+
+
+def covering(spec: BackboneSpec, prunable: tuple[str, ...], *, vocabulary: int, region_width: int) -> BackboneSpec:
+    """Return the backbone whose masks cover these of `PARTS`, on data of these sizes; another part is a `UserError`."""
+    for part in prunable:
+        if part not in PARTS:
+            raise unknown("part of a backbone", part, PARTS)
+    if not prunable or len(set(prunable)) < len(prunable):
+        raise UserError(f"prunable parts {','.join(prunable)}: name at least one of {', '.join(PARTS)}, none twice")
+    sizes = {"vocabulary": vocabulary, "region_width": region_width}
+    needed = spec.sizes_needed(prunable)
+    given = {name: size if name in needed else None for name, size in sizes.items()}
+    return changed(spec, prunable=prunable, **given)
 
 
 def differences(first: BackboneSpec, second: BackboneSpec) -> dict[str, tuple[Any, Any]]:

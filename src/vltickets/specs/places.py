@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from vltickets.specs.backbones import BackboneSpec, Lxmert, Uniter, Vilt
+from vltickets.specs.coverage import Part
 
-# Embeddings are not prunable by default (docs/protocol.md), so no weight is of that kind so far.
-Kind = Literal["query", "key", "value", "attention output", "FFN in", "FFN out", "embedding", "pooler"]
+# Embeddings and projections are of a mask only where the backbone's `prunable` says so (docs/protocol.md).
+Kind = Literal["query", "key", "value", "attention output", "FFN in", "FFN out", "embedding", "projection", "pooler"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -38,8 +39,27 @@ def weight_places(spec: BackboneSpec) -> dict[str, Place]:
     >>> weight_places(Uniter())["encoder.layer.11.output.dense.weight"]
     Place(layer=11, kind='FFN out', shape=(768, 3072), modality=None)
     """
-    places = _lxmert(spec) if isinstance(spec, Lxmert) else _one_stream(spec)
-    return places | {"pooler.dense.weight": Place(None, "pooler", (spec.hidden, spec.hidden))}
+    parts: dict[Part, dict[str, Place]] = {
+        "embeddings": {_words(spec): Place(None, "embedding", (spec.vocabulary or 0, spec.hidden))},
+        "projection": {name: Place(None, "projection", (spec.hidden, *of)) for name, of in _picture(spec).items()},
+        "encoder": _lxmert(spec) if isinstance(spec, Lxmert) else _one_stream(spec),
+        "pooler": {"pooler.dense.weight": Place(None, "pooler", (spec.hidden, spec.hidden))},
+    }
+    return {name: place for part, places in parts.items() if part in spec.prunable for name, place in places.items()}
+
+
+def _words(spec: BackboneSpec) -> str:
+    return f"embeddings.{'text_embeddings.' if isinstance(spec, Vilt) else ''}word_embeddings.weight"
+
+
+def _picture(spec: BackboneSpec) -> dict[str, tuple[int, ...]]:
+    """Return what takes the picture in, by name: the numbers of a region's feature and of its box, or of a patch."""
+    if isinstance(spec, Vilt):
+        return {"embeddings.patch_embeddings.projection.weight": (3, spec.pixels.patch, spec.pixels.patch)}
+    width = spec.region_width or 0
+    if isinstance(spec, Lxmert):
+        return {"encoder.visn_fc.visn_fc.weight": (width,), "encoder.visn_fc.box_fc.weight": (4,)}
+    return {"img_embeddings.img_linear.weight": (width,), "img_embeddings.pos_linear.weight": (7,)}
 
 
 def _one_stream(spec: Uniter | Vilt) -> dict[str, Place]:

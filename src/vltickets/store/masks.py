@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,8 @@ Packed = Mapping[str, np.ndarray]  # the bits of each tensor, uint8; what is lef
 class Densities:
     """Shares of weights that a mask keeps, in [0, 1]: of all, of each layer, of each kind of module, of each modality.
 
-    Weights outside the layers (the pooler) are in `total` and `kinds` only; a backbone of one stream has no modalities.
+    Weights outside the layers (pooler, embeddings, projections) are in `total` and `kinds` only; a backbone of one
+    stream has no modalities.
     """
 
     total: float
@@ -76,12 +78,18 @@ def check_same_backbone(backbones: Mapping[str, BackboneSpec]) -> None:
     for name, backbone in named[1:]:
         first_name, first = named[0]
         if unlike := differences(first, backbone):
-            ours = ", ".join(f"{field} {value}" for field, (value, _) in unlike.items() if value is not None)
-            theirs = ", ".join(f"{field} {value}" for field, (_, value) in unlike.items() if value is not None)
+            ours = _told({field: value for field, (value, _) in unlike.items()})
+            theirs = _told({field: value for field, (_, value) in unlike.items()})
             raise UserError(
                 f"{first_name} and {name} are masks of different backbones ({ours} against {theirs}); "
                 f"only masks of one backbone can be compared"
             )
+
+
+def _told(fields: Mapping[str, Any]) -> str:
+    """Return fields in words; what a backbone has no value for is left out."""
+    values = {name: "+".join(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
 
 
 def check_packed(mask: Packed, places: Mapping[str, Place], name: str) -> None:

@@ -14,12 +14,15 @@ from vltickets.specs import (
     BackboneSpec,
     Corpora,
     Objectives,
+    Prunable,
     Recipe,
     Spec,
     TaskSpec,
+    changed,
     parse,
     sized,
 )
+from vltickets.specs.coverage import USUAL_PARTS
 
 Baseline = Literal[
     "theta0",
@@ -86,7 +89,10 @@ class Schedule(Spec):
 
 
 class Common(Spec):
-    """What every kind of study says: the data, the backbone, where its θ₀ comes from, and the seeds."""
+    """What every kind of study says: the data, the backbone, where its θ₀ comes from, and the seeds.
+
+    `prunable` is what its masks cover. The sizes that this takes from the data are filled in when it is planned.
+    """
 
     title: str
     note: str = ""
@@ -96,6 +102,9 @@ class Common(Spec):
     backbone: Literal[
         "tiny", "real", "small", "base", "large", "lxmert-tiny", "lxmert-base", "vilt-tiny", "vilt-base"
     ] = "tiny"
+    prunable: Prunable = USUAL_PARTS
+    vocabulary: int | None = Field(None, ge=1, description="words of the data, where embeddings are prunable")
+    region_width: int | None = Field(None, ge=1, description="of the data, where the projection is prunable")
     split: str = "test"
     start: Literal["shipped", "pretrained", "fresh", "imported"] = "pretrained"
     weights: str | None = Field(None, description="the file of imported weights, for start = 'imported'")
@@ -121,6 +130,9 @@ class Common(Spec):
             raise ValueError(f"split = {self.split!r}: the embedded world is scored on dev or test")
         if self.start == "pretrained" and self.pretraining is None:
             raise ValueError("start = 'pretrained' needs a table [pretraining]")
+        for size in {"vocabulary", "region_width"} - set(self.sizes_needed):
+            if getattr(self, size) is not None:
+                raise ValueError(f"{size}: nothing of that size is among prunable = {list(self.prunable)}")
         return self
 
     def among_levels(self, name: str, chosen: tuple[float, ...]) -> None:
@@ -130,8 +142,15 @@ class Common(Spec):
 
     @property
     def shape(self) -> BackboneSpec:
-        """The backbone's shape."""
-        return sized(self.backbone)
+        """The backbone's shape, and what its masks cover."""
+        return changed(
+            sized(self.backbone), prunable=self.prunable, vocabulary=self.vocabulary, region_width=self.region_width
+        )
+
+    @property
+    def sizes_needed(self) -> tuple[str, ...]:
+        """The sizes, `vocabulary` and `region_width`, that its masks take from the data."""
+        return sized(self.backbone).sizes_needed(self.prunable)
 
     @property
     def weight_file(self) -> Path | None:

@@ -51,7 +51,7 @@ class Lab:
             warmup=whole.recipe.warmup if universal.warmup is None else universal.warmup,
         )
         return Train(
-            backbone=whole.backbone,
+            backbone=self.study.shape,
             task=whole.task,
             start=self.theta0,
             recipe=recipe,

@@ -11,7 +11,7 @@ from vltickets.backbones.checkpoints import read_about
 from vltickets.data import Source, check_folder, open_source, register_folder
 from vltickets.errors import UserError
 from vltickets.scenes import WORLD_VERSION
-from vltickets.specs import DataSpec, TaskSpec, Train, World, parse_backbone
+from vltickets.specs import DataSpec, TaskSpec, Train, World, changed, parse, parse_backbone, sized
 from vltickets.store import Store, check_study_name
 from vltickets.studies.config import Common, Study, task_on
 from vltickets.studies.executors import Listener, execute
@@ -61,7 +61,7 @@ def plan_study(
     if name in store.studies():
         store.study(name)  # a damaged or newer one is refused before anything is written
     about = {} if study.weight_file is None else read_about(study.weight_file)
-    if about and parse_backbone(about["backbone"], str(study.weight_file)) != study.shape:
+    if about and parse_backbone(about["backbone"], str(study.weight_file)) != sized(study.backbone):
         raise UserError(
             f"{study.weight_file} is of another backbone than the study's {study.backbone}; import it as that"
         )
@@ -69,7 +69,7 @@ def plan_study(
     store.prepare()
     if study.weight_file is not None:
         store.put_imported(study.weight_file)
-    open_source(data, store)
+    study = _with_sizes(study, data, open_source(data, store))
     cells = tuple(paper(study, data) if isinstance(study, Paper) else first_ticket(study, data))
     for cell in cells:
         if isinstance(cell.node, Train):
@@ -79,6 +79,26 @@ def plan_study(
     wanted = {cell.node.digest for cell in cells if (cell.baseline, cell.sparsity, cell.seed) == weights_of}
     work = tuple(plan((cell.node for cell in cells), store, weights=wanted))
     return Planned(name, study, cells, work, data, time.perf_counter() - started)
+
+
+def _with_sizes(study: Study | Paper, data: DataSpec, source: Source) -> Study | Paper:
+    """Return the study with the sizes that its masks take from the data; a recipe that says others is a `UserError`."""
+    found = {}
+    if "vocabulary" in study.sizes_needed:
+        found["vocabulary"] = len(source.vocabulary)
+    if "region_width" in study.sizes_needed:
+        if isinstance(study, Paper):
+            name, plan = next(iter(study.tasks.items()))
+            spec = task_on(name, plan.options, data, study.split)
+        else:
+            spec = study.task_on(data)
+        found["region_width"] = build_task(spec, source, sized(study.backbone)).region_width()
+    for size, value in found.items():
+        if getattr(study, size) not in (None, value):
+            raise UserError(
+                f"the recipe says {size} = {getattr(study, size)} and the data has {value}; leave it out of the recipe"
+            )
+    return changed(study, **found) if found else study
 
 
 def run_study(planned: Planned, store: Store, *, workers: int, listen: Listener, command: str) -> None:
@@ -148,9 +168,17 @@ def _earlier(planned: Planned, store: Store) -> tuple[dict[str, float], list[dic
     """Return the phases' seconds and the reference rows of earlier sittings, if they were of the very same study."""
     if planned.name in store.studies():
         noted = store.study(planned.name)
-        if noted.get("recipe") == planned.study.model_dump(mode="json"):
+        if _is_of(noted.get("recipe") or {}, planned.study):
             return dict(noted.get("phases", {})), list(noted.get("extra_rows", []))
     return {}, []
+
+
+def _is_of(recipe: dict[str, Any], study: Study | Paper) -> bool:
+    """Is a noted recipe this study's? One noted before there was some field is: it had what is now the default."""
+    try:
+        return parse(type(study), recipe, "the noted recipe") == study
+    except UserError:
+        return False
 
 
 def _reference_rows(planned: Planned, store: Store) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from vltickets.errors import UserError
-from vltickets.specs import DataSpec, Fresh, Imported, Pretraining, Start, Train, Trained
+from vltickets.specs import DataSpec, Fresh, Imported, Pretraining, Start, Train, Trained, sized
 from vltickets.studies.config import Common, Pretrain, Stage
 from vltickets.tickets import shipped
 
@@ -59,4 +59,5 @@ def pretraining_stage(
         mask_regions=stage.mask_regions,
         text_only=text_only,
     )
-    return Train(backbone=study.shape, task=task, start=start, recipe=stage.training, seed=seed)
+    backbone = sized(study.backbone)  # whatever the study's masks cover: no mask had a part in making θ₀
+    return Train(backbone=backbone, task=task, start=start, recipe=stage.training, seed=seed)

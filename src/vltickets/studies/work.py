@@ -12,6 +12,7 @@ import torch
 
 from vltickets.backbones import build_backbone, prunable_shapes
 from vltickets.data import Source, open_source, stream_seed
+from vltickets.errors import UserError
 from vltickets.specs import (
     BackboneSpec,
     MaskSource,
@@ -100,7 +101,7 @@ def _run_mask(node: MaskSource, store: Store) -> None:
             weights = {name: torch.from_numpy(arrays[f"backbone.{name}"].copy()) for name in shapes}
             mask = prune_by_magnitude(weights, so_far, node.sparsity)
         case OneShot():
-            mask = prune_by_magnitude(_start_weights(node, store), Mask.dense(shapes), node.sparsity)
+            mask = prune_by_magnitude(_start_weights(node, shapes, store), Mask.dense(shapes), node.sparsity)
         case RandomMask():
             scores = random_scores(stream_seed("random-mask", node.seed), shapes)
             if node.like is None:
@@ -119,9 +120,15 @@ def _run_mask(node: MaskSource, store: Store) -> None:
     store.finish(node, record, {"mask": mask.packed()})
 
 
-def _start_weights(node: OneShot, store: Store) -> dict[str, torch.Tensor]:
-    backbone = build_backbone(node.backbone, vocabulary=1, region_width=1, dropout=0.0)
-    return start_tensors(node.start, Model(backbone, torch.nn.Identity()), store)[0]
+def _start_weights(node: OneShot, shapes: dict[str, tuple[int, ...]], store: Store) -> dict[str, torch.Tensor]:
+    spec = node.backbone
+    backbone = build_backbone(spec, vocabulary=spec.vocabulary or 1, region_width=spec.region_width or 1, dropout=0.0)
+    weights = start_tensors(node.start, Model(backbone, torch.nn.Identity()), store)[0]
+    for name, shape in shapes.items():
+        if name not in weights or weights[name].shape != shape:
+            found = tuple(weights[name].shape) if name in weights else "nothing"
+            raise UserError(f"the initial weights do not fit: {name} should be {shape}, found {found}")
+    return weights
 
 
 def _train_record(node: Train, state: Checkpoint, evaluation: Evaluation) -> Record:

@@ -73,7 +73,7 @@ def save_ticket(ticket: Ticket, path: Path) -> None:
     arrays |= {f"weights.{name}": array for name, array in ticket.weights.items()}
     shapes = {name: list(shape) for name, shape in ticket.mask.shapes.items()}
     whose = (
-        {"format": 1, "backbone": ticket.backbone.model_dump()} if ticket.backbone else {"format": 2, "shapes": shapes}
+        {"format": 1, "backbone": ticket.backbone.described()} if ticket.backbone else {"format": 2, "shapes": shapes}
     )
     header = whose | {
         "sparsity": ticket.mask.sparsity,
