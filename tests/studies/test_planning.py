@@ -177,6 +177,7 @@ def test_every_recipe_is_read_and_planned(name: str, tmp_path: Path) -> None:
         ("training.step=3", "did you mean 'training.steps'"),
         ('task="vqaa"', "did you mean 'vqa'"),
         ('baselines=["full", "randm"]', "randm"),
+        ('start="fresh"', "one-shot ranks pre-trained weights"),
     ],
 )
 def test_a_recipe_that_does_not_fit_is_one_clear_sentence(setting: str, sentence: str) -> None:

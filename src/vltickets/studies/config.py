@@ -193,6 +193,8 @@ class Study(Common):
         stages = self.pretraining if self.start == "pretrained" else None
         if "text-only" in self.baselines and stages is not None and stages.text is None and stages.start is None:
             raise ValueError("the baseline text-only needs a table [pretraining.text]: the weights θ₀ started from")
+        if self.start == "fresh" and "one-shot" in self.baselines:
+            raise ValueError("the baseline one-shot ranks pre-trained weights; of fresh ones it would be a random mask")
         if self.start == "imported" and "text-only" in self.baselines:
             raise ValueError("the baseline text-only is for weights pre-trained here; leave it out with 'imported'")
         return self
