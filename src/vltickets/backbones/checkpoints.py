@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 
 from vltickets.backbones.building import build_backbone
+from vltickets.data import read_answer_table
 from vltickets.errors import UserError
 from vltickets.specs import BackboneSpec, Lxmert
 from vltickets.store import write_file
@@ -69,7 +70,10 @@ class Report:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint under our names, float32; `sha256` is of the source file, `vocabulary` a `vocab.txt`'s text."""
+    """A checkpoint under our names, float32; `sha256` is of the source file, `vocabulary` a `vocab.txt`'s text.
+
+    `answers` are those of LXMERT's answer head, in the order of its rows, where the user named them.
+    """
 
     backbone: BackboneSpec
     trunk: Tensors
@@ -77,13 +81,17 @@ class Checkpoint:
     report: Report
     sha256: str
     vocabulary: str | None = None
+    answers: list[str] | None = None
 
 
-def read_checkpoint(path: Path, backbone: BackboneSpec, vocabulary: Path | None = None) -> Checkpoint:
+def read_checkpoint(
+    path: Path, backbone: BackboneSpec, vocabulary: Path | None = None, answers: Path | None = None
+) -> Checkpoint:
     """Read a `.pt`, `.pth`, `.bin` or `.safetensors` file, or a Hugging Face folder, as weights of `backbone`.
 
     Raises `UserError` where the file can't be read without running code, is damaged, is of another size, lacks part
-    of the trunk it begins, or holds numbers that are not finite.
+    of the trunk it begins, or holds numbers that are not finite; and where `answers`, LXMERT's answer table
+    (`all_ans.json`), has not as many as the answer head has rows.
     """
     file = _weight_file(path)
     words = vocabulary or (path / "vocab.txt" if path.is_dir() and (path / "vocab.txt").exists() else None)
@@ -99,12 +107,12 @@ def read_checkpoint(path: Path, backbone: BackboneSpec, vocabulary: Path | None 
             raise UserError(f"{file}: {name} holds numbers that are not finite; the checkpoint is of a failed run")
     text = None if words is None else _vocabulary_text(words, len(trunk[WORDS]))
     report = Report(sorted([*trunk, *heads]), missing, sorted(unexpected), grown)
-    return Checkpoint(backbone, trunk, heads, report, _file_hash(file), text)
+    return Checkpoint(backbone, trunk, heads, report, _file_hash(file), text, _answers(answers, heads, file))
 
 
 def write_import(checkpoint: Checkpoint, path: Path, *, source: str) -> None:
     """Write a checkpoint as one safetensors file (float32) with all that is known of it as metadata, whole or not."""
-    about = {
+    about: dict[str, Any] = {
         "format": FORMAT,
         "backbone": checkpoint.backbone.described(),
         "source": source,
@@ -112,6 +120,8 @@ def write_import(checkpoint: Checkpoint, path: Path, *, source: str) -> None:
         "vocabulary": checkpoint.vocabulary,
         "report": asdict(checkpoint.report),
     }
+    if checkpoint.answers is not None:
+        about["answers"] = checkpoint.answers
     # One entry of metadata: the library writes several in an order that changes from run to run.
     write_file(path, save_tensors(checkpoint.trunk | checkpoint.heads, {"about": json.dumps(about, sort_keys=True)}))
 
@@ -251,6 +261,18 @@ def _vocabulary_text(path: Path, rows: int) -> str:
     if count > rows or (count < rows and rows - count != VCR_WORDS - OFFICIAL_WORDS):
         raise UserError(f"{path} has {count} words, the checkpoint's word table {rows} rows; name its own vocabulary")
     return text
+
+
+def _answers(table: Path | None, heads: Tensors, path: Path) -> list[str] | None:
+    if table is None:
+        return None
+    answers = read_answer_table(table)
+    rows = heads.get("answer_head.logit_fc.3.weight")
+    if rows is None:
+        raise UserError(f"{path} has no answer head (answer_head.logit_fc), so the answers of {table} name nothing")
+    if len(rows) != len(answers):
+        raise UserError(f"{table} has {len(answers)} answers, the answer head of {path} {len(rows)} rows; name its own")
+    return answers
 
 
 def _file_hash(path: Path) -> str:

@@ -58,6 +58,9 @@ def import_(
         Path | None, typer.Option("--out", help="The file to write. Default: NAME.imported.safetensors.")
     ] = None,
     vocabulary: Annotated[Path | None, typer.Option("--vocabulary", help="The checkpoint's vocab.txt.")] = None,
+    answers: Annotated[
+        Path | None, typer.Option("--answers", help="LXMERT's all_ans.json: VQA and GQA start from its answer head.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Bring an official checkpoint under our names, checked, as one safetensors file a study can start from."""
@@ -68,13 +71,16 @@ def import_(
     target = out or Path(f"{file.stem}.imported.safetensors")
     if target.resolve() == file.resolve():
         raise UserError(f"{target} is the checkpoint itself; name another file with --out")
-    checkpoint = read_checkpoint(file, spec, vocabulary)
+    checkpoint = read_checkpoint(file, spec, vocabulary, answers)
     write_import(checkpoint, target, source=file.name)
     report = asdict(checkpoint.report)
+    named_answers = {} if checkpoint.answers is None else {"answers": len(checkpoint.answers)}
     if as_json:
-        print(json.dumps({"file": str(target), "source_sha256": checkpoint.sha256, **report}))
+        print(json.dumps({"file": str(target), "source_sha256": checkpoint.sha256, **report, **named_answers}))
         return
     screen().print(f"{target}: {len(report['mapped'])} tensors mapped", soft_wrap=True)
+    if checkpoint.answers is not None:
+        screen().print(f"answers of the answer head named: {len(checkpoint.answers)}", soft_wrap=True)
     for title, key in (
         ("missing, to start random", "missing"),
         ("unexpected, left out", "unexpected"),

@@ -15,6 +15,7 @@ from vltickets.data.sources import Source, check_folder, open_folder, open_sourc
 from vltickets.data.streams import stream, stream_seed
 from vltickets.data.vcr import Choices
 from vltickets.data.vocabulary import Vocabulary
+from vltickets.data.vqa import read_answer_table
 
 __all__ = [
     "CORPORA",
@@ -42,6 +43,7 @@ __all__ = [
     "joined",
     "open_folder",
     "open_source",
+    "read_answer_table",
     "read_regions",
     "region_shape",
     "register_folder",

@@ -40,6 +40,7 @@ from vltickets.data.vocabulary import Vocabulary, read_vocabulary
 from vltickets.data.vqa import read_answers, read_vqa
 from vltickets.data.world import world_folder, world_maker
 from vltickets.errors import UserError, unknown
+from vltickets.scenes import CLASS_COLORS
 from vltickets.specs import DataSpec, Folder, Pixels, World, changed
 from vltickets.store import Store, write_file
 
@@ -56,6 +57,7 @@ class Source:
 
     In the layout `official`, a task's text databases of UNITER's go before its public files. A task that a layout does
     not have is a `UserError`. With `pixels`, images are read as patches of their pixels, not as regions.
+    `class_attributes` is the attribute that each of the detector's classes means, -1 for none: the world's color.
     """
 
     folder: Path
@@ -63,6 +65,7 @@ class Source:
     vocabulary: Vocabulary
     make: Callable[[str, str, bool], None] = lambda part, split, pictures: None
     pixels: Pixels | None = None
+    class_attributes: tuple[int, ...] = ()
 
     def captions(self, split: str, corpus: str | None = None) -> Captions:
         """Read a split's images with captions: those of one of `CORPORA` where it is named (layout `official`)."""
@@ -185,7 +188,8 @@ def open_source(spec: DataSpec, store: Store) -> Source:
     if isinstance(spec, World):
         folder = store.root / "data" / spec.digest
         world_folder(spec, folder)
-        return Source(folder, "official", read_vocabulary(folder / "vocab.txt"), world_maker(spec, folder))
+        words, maker = read_vocabulary(folder / "vocab.txt"), world_maker(spec, folder)
+        return Source(folder, "official", words, maker, class_attributes=CLASS_COLORS)
     note = store.root / "data" / f"{spec.digest}.json"
     if not note.exists():
         raise UserError(f"the data of this run (fingerprint {spec.fingerprint}) is not known here; name it with --data")

@@ -60,6 +60,17 @@ def read_answers(path: Path) -> list[str]:
     return sorted(labels, key=labels.__getitem__)
 
 
+def read_answer_table(path: Path) -> list[str]:
+    """Return the answers that LXMERT was pre-trained with, in the order of its head's rows.
+
+    Of its `all_ans.json`, a list of objects with an answer `ans` each, or of any file that `read_answers` reads.
+    """
+    labels = read_json(path)
+    if not isinstance(labels, list) or not labels or not isinstance(labels[0], dict):
+        return read_answers(path)
+    return [field(item, "ans", str, f"{path}, answer {number}") for number, item in enumerate(labels)]
+
+
 def read_vqa(
     folder: Path, split: str, vocabulary: Vocabulary, answers: list[str], longest: int, pixels: Pixels | None = None
 ) -> Questions:

@@ -33,7 +33,7 @@ from vltickets.scenes.nlvr2 import write_nlvr2
 from vltickets.scenes.pairs import ComparePictures, InPictures, TotalIs
 from vltickets.scenes.questions import AskAttribute, AskCount, AskWhether
 from vltickets.scenes.refcoco import write_refcoco
-from vltickets.scenes.regions import REGION_CLASSES, REGION_WIDTH, Regions, detect
+from vltickets.scenes.regions import CLASS_COLORS, REGION_CLASSES, REGION_WIDTH, Regions, detect
 from vltickets.scenes.retrieval import retrieval_ceiling, write_retrieval
 from vltickets.scenes.statements import (
     Caption,
@@ -51,6 +51,7 @@ from vltickets.scenes.world import WORLD_VERSION, Scene, SceneObject, sample_sce
 from vltickets.store import write_file
 
 __all__ = [
+    "CLASS_COLORS",
     "REGION_CLASSES",
     "REGION_WIDTH",
     "WORLD_VERSION",

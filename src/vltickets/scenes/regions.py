@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vltickets.scenes.world import EXTENT_BY_SIZE, SIZE, VALUE_COUNTS, Scene
+from vltickets.scenes.world import COLOR, EXTENT_BY_SIZE, SIZE, VALUE_COUNTS, Scene
 
 REGION_WIDTH = 48
 """Numbers in one region's feature vector."""
 CLASSES_BY_VALUES = np.arange(int(np.prod(VALUE_COUNTS))).reshape(VALUE_COUNTS) + 1
 """Class of each combination of (shape, color, size, material); class 0 is the background."""
 REGION_CLASSES = CLASSES_BY_VALUES.size + 1
+CLASS_COLORS: tuple[int, ...] = (-1, *np.indices(VALUE_COUNTS)[COLOR].ravel().tolist())
+"""The color of each class's objects, by its place among the color names; -1 for the background."""
 MAX_REGIONS = 6
 
 FEATURE_SEED = 20220222

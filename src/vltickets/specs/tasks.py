@@ -169,8 +169,61 @@ class Pretraining(TaskBase):
     text_only: bool = False
 
 
+class LxmertObjectives(Spec):
+    """The weights of LXMERT's pre-training losses, which are all losses of each batch; 0 leaves one out.
+
+    `objects` and `attributes` are the labels of regions, `features` the features of masked ones; `qa` is the answers of
+    the questions among the sentences. Officially every weight is 1 (official-models 4).
+    """
+
+    mlm: float = Field(1.0, ge=0)
+    itm: float = Field(1.0, ge=0)
+    objects: float = Field(1.0, ge=0)
+    attributes: float = Field(1.0, ge=0)
+    features: float = Field(1.0, ge=0)
+    qa: float = Field(1.0, ge=0)
+
+    @model_validator(mode="after")
+    def _some(self) -> LxmertObjectives:
+        if not self.used:
+            raise ValueError("at least one objective needs a weight above 0")
+        return self
+
+    @property
+    def used(self) -> dict[str, float]:
+        """The weights above 0, by objective."""
+        return {name: weight for name, weight in self.model_dump().items() if weight}
+
+
+class LxmertPretraining(TaskBase):
+    """LXMERT's pre-training on captions and questions: every objective is a loss of the same batch.
+
+    `questions` are the tasks whose training questions are sentences too, and whose answers are asked. `foils` is the
+    share of captions' mismatches that are a false wording of the caption, where the data has one; the others, and all
+    of questions, are the sentence of another image, as officially.
+    """
+
+    kind: Literal["lxmert_pretraining"] = "lxmert_pretraining"
+    objectives: LxmertObjectives = LxmertObjectives()
+    questions: tuple[Literal["vqa", "gqa"], ...] = ("vqa", "gqa")
+    foils: float = Field(0.0, ge=0, le=1)
+    mask_words: float = Field(0.15, gt=0, le=1)
+    mask_regions: float = Field(0.15, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _asked(self) -> LxmertPretraining:
+        if len(set(self.questions)) < len(self.questions):
+            raise ValueError(f"questions = {self.questions}: none twice")
+        if self.objectives.used.keys() <= {"qa"} and not self.questions:
+            raise ValueError(
+                "the objective qa is the answers of questions: name some, or give another a weight above 0"
+            )
+        return self
+
+
 TaskSpec = Annotated[
-    Vqa | Gqa | Vcr | Nlvr2 | Nlvr1 | SnliVe | Refcoco | Retrieval | Matching | Pretraining, Field(discriminator="kind")
+    Vqa | Gqa | Vcr | Nlvr2 | Nlvr1 | SnliVe | Refcoco | Retrieval | Matching | Pretraining | LxmertPretraining,
+    Field(discriminator="kind"),
 ]
 TASK_KINDS: dict[str, type[TaskBase]] = {
     "vqa": Vqa,
@@ -183,4 +236,5 @@ TASK_KINDS: dict[str, type[TaskBase]] = {
     "retrieval": Retrieval,
     "matching": Matching,
     "pretraining": Pretraining,
+    "lxmert_pretraining": LxmertPretraining,
 }

@@ -13,6 +13,7 @@ from vltickets.specs import (
     TASK_KINDS,
     BackboneSpec,
     Corpora,
+    LxmertObjectives,
     Objectives,
     Prunable,
     Recipe,
@@ -63,6 +64,16 @@ class Stage(Spec):
     foils: float = Field(0.0, ge=0, le=1)
     mask_words: float = Field(0.15, gt=0, le=1)
     mask_regions: float = Field(0.15, gt=0, le=1)
+    lxmert: LxmertObjectives | None = Field(None, description="LXMERT's own, all in each step, not `objectives`")
+    questions: tuple[Literal["vqa", "gqa"], ...] | None = Field(None, description="asked with `lxmert`; else both")
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Stage:
+        if self.lxmert is None and self.questions is not None:
+            raise ValueError("questions are asked in LXMERT's own pre-training: they need a table `lxmert`")
+        if self.lxmert is not None and self.corpora is not None:
+            raise ValueError("LXMERT's own pre-training reads captions and questions; leave `corpora` out")
+        return self
 
 
 class Pretrain(Spec):
@@ -77,6 +88,8 @@ class Pretrain(Spec):
     def _one_parent(self) -> Pretrain:
         if self.start is not None and self.text is not None:
             raise ValueError("[pretraining] has both `start` and a table [pretraining.text]; keep one")
+        if self.text is not None and self.text.lxmert is not None:
+            raise ValueError("[pretraining.text] hides words alone; the table lxmert is for vision_language")
         return self
 
 
@@ -128,6 +141,9 @@ class Common(Spec):
             raise ValueError("start = 'imported' and weights = 'FILE.safetensors' go together")
         if self.data == "world" and self.split not in ("dev", "test"):
             raise ValueError(f"split = {self.split!r}: the embedded world is scored on dev or test")
+        own = self.pretraining is not None and self.pretraining.vision_language.lxmert is not None
+        if own and not self.backbone.startswith("lxmert"):
+            raise ValueError(f"[pretraining.vision_language.lxmert] is for an LXMERT, and backbone = {self.backbone!r}")
         if self.start == "pretrained" and self.pretraining is None:
             raise ValueError("start = 'pretrained' needs a table [pretraining]")
         for size in {"vocabulary", "region_width"} - set(self.sizes_needed):

@@ -5,7 +5,18 @@ from __future__ import annotations
 import hashlib
 
 from vltickets.errors import UserError
-from vltickets.specs import DataSpec, Fresh, Imported, Pretraining, Start, Train, Trained, sized
+from vltickets.specs import (
+    DataSpec,
+    Fresh,
+    Imported,
+    LxmertPretraining,
+    Pretraining,
+    Start,
+    TaskSpec,
+    Train,
+    Trained,
+    sized,
+)
 from vltickets.studies.config import Common, Pretrain, Stage
 from vltickets.tickets import shipped
 
@@ -49,7 +60,23 @@ def pretraining_stage(
     study: Common, stage: Stage, data: DataSpec, start: Start, seed: int, *, text_only: bool = False
 ) -> Train:
     """Return the training of one stage of pre-training."""
-    task = Pretraining(
+    task = _pretraining_task(stage, data, text_only)
+    backbone = sized(study.backbone)  # whatever the study's masks cover: no mask had a part in making θ₀
+    return Train(backbone=backbone, task=task, start=start, recipe=stage.training, seed=seed)
+
+
+def _pretraining_task(stage: Stage, data: DataSpec, text_only: bool) -> TaskSpec:
+    if stage.lxmert is not None:
+        return LxmertPretraining(
+            data=data,
+            split="dev",
+            objectives=stage.lxmert,
+            foils=stage.foils,
+            mask_words=stage.mask_words,
+            mask_regions=stage.mask_regions,
+            questions=("vqa", "gqa") if stage.questions is None else stage.questions,
+        )
+    return Pretraining(
         data=data,
         split="dev",
         objectives=stage.objectives,
@@ -59,5 +86,3 @@ def pretraining_stage(
         mask_regions=stage.mask_regions,
         text_only=text_only,
     )
-    backbone = sized(study.backbone)  # whatever the study's masks cover: no mask had a part in making θ₀
-    return Train(backbone=backbone, task=task, start=start, recipe=stage.training, seed=seed)

@@ -46,7 +46,7 @@ def _run_train(node: Train, store: Store, progress: Progress | None) -> None:
     source = open_source(node.task.data, store)
     task = _task(node.task, source, node.backbone)
     model = build_model(node.backbone, node.recipe, task, source)
-    initialise(model, task, node, store)
+    known = initialise(model, task, node, store)
     hooks = [HoldZeros(model, load_mask(node.mask, store), zero_stays=True)] if node.mask is not None else []
     state = train(
         model,
@@ -66,7 +66,7 @@ def _run_train(node: Train, store: Store, progress: Progress | None) -> None:
     if store.has(node):  # it was imported, and only the weights were wanted
         store.end_work(node.digest)
     else:
-        store.finish(node, _train_record(node, state, evaluation), {"items": _compact(evaluation)})
+        store.finish(node, _train_record(node, state, evaluation, known), {"items": _compact(evaluation)})
 
 
 def build_model(backbone: BackboneSpec, recipe: Recipe, task: Task, source: Source) -> Model:
@@ -131,12 +131,14 @@ def _start_weights(node: OneShot, shapes: dict[str, tuple[int, ...]], store: Sto
     return weights
 
 
-def _train_record(node: Train, state: Checkpoint, evaluation: Evaluation) -> Record:
+def _train_record(node: Train, state: Checkpoint, evaluation: Evaluation, known: int) -> Record:
+    """Return the record; `known` answers were taken over from the start's answer head."""
+    taken = {"answers_transferred": float(known)} if known else {}
     return Record(
         digest=node.digest,
         kind="train",
         spec=canonical(node),
-        metrics={"score": evaluation.score, **evaluation.metrics},
+        metrics={"score": evaluation.score, **evaluation.metrics, **taken},
         curve=state.curve,
         parts=state.parts,
         seconds=state.seconds,

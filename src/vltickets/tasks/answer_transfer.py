@@ -5,7 +5,10 @@ Source: airsplay/lxmert, `--loadLXMERTQA` (official-models 4).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
+from torch import nn
 
 from vltickets.errors import UserError
 
@@ -31,6 +34,18 @@ def normalised(answer: str) -> str:
     return SAME.get(text, text)
 
 
+def answer_table(tables: Iterable[list[str]]) -> list[str]:
+    """Return all answers of several tasks, each once: what LXMERT takes for the same answer has one row.
+
+    >>> answer_table([["two", "a dog"], ["dog", "2", "cat"]])
+    ['two', 'a dog', 'cat']
+    """
+    rows: dict[str, str] = {}
+    for answer in (answer for table in tables for answer in table):
+        rows.setdefault(normalised(answer), answer)
+    return list(rows.values())
+
+
 def transferred_answers(head: Tensors, known: list[str], wanted: list[str]) -> tuple[Tensors, int]:
     """Return the tensors of an answer head for the `wanted` answers, and how many of them were known.
 
@@ -54,3 +69,17 @@ def transferred_answers(head: Tensors, known: list[str], wanted: list[str]) -> t
         out[name] = found[name].new_zeros(len(wanted), *found[name].shape[1:])
         out[name][new] = found[name][old]
     return out, len(places)
+
+
+def fill_answers(head: nn.Module, pretrained: Tensors, known: list[str], wanted: list[str]) -> int:
+    """Fill an answer head (`logit_fc`) from the `answer_head.` among pre-trained tensors; return how many were known.
+
+    Where there is none, or it knows no answer that is wanted, the head stays as it is.
+    """
+    table = {name: value for name, value in pretrained.items() if name.startswith("answer_head.")}
+    if not table or not known:
+        return 0
+    tensors, count = transferred_answers(table, known, wanted)
+    if count:
+        head.load_state_dict(tensors)
+    return count

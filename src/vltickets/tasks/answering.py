@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vltickets.data import Inputs, Questions, assemble
+from vltickets.tasks.answer_transfer import fill_answers
 from vltickets.tasks.heads import norm_first, two_layers
 from vltickets.tasks.protocol import PLAIN_TYPES, Evaluation, LogitTask, Model, evaluation_batches, mean_by
 
@@ -139,7 +140,14 @@ class AnsweringTask(LogitTask):
         return {"answers": "\n".join(self.answers)}
 
     def adopt(self, head: nn.Module, pretrained: dict[str, torch.Tensor]) -> None:
-        """Take nothing: the answer head is fresh."""
+        """Take nothing: the answer head is fresh, but for what `adopt_answers` knows."""
+
+    def adopt_answers(self, head: nn.Module, pretrained: dict[str, torch.Tensor], known: list[str]) -> int:
+        """Fill LXMERT's head from its pre-trained one by the answers' texts; return how many were known.
+
+        As officially (`--loadLXMERTQA`), the rows of unknown answers are 0. Another backbone's head stays fresh.
+        """
+        return fill_answers(head, pretrained, known, self.answers) if isinstance(head, LxmertAnswerHead) else 0
 
 
 def answer_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -101,3 +101,22 @@ class RegionClassifier(nn.Module):
         """Return logits [masked, classes] of states [masked, d]."""
         logits: torch.Tensor = self.net(states)
         return logits
+
+
+class ObjectHead(nn.Module):
+    """LXMERT's head over regions: dense, GELU, LN, then a linear decoder for each of what is predicted.
+
+    Official keys `transform` and `decoder_dict`: `obj`, `attr` and `feat`.
+    """
+
+    def __init__(self, hidden: int, outputs: dict[str, int]) -> None:
+        super().__init__()
+        self.transform = nn.ModuleDict(
+            {"dense": nn.Linear(hidden, hidden), "LayerNorm": nn.LayerNorm(hidden, eps=LAYER_NORM_EPS)}
+        )
+        self.decoder_dict = nn.ModuleDict({name: nn.Linear(hidden, count) for name, count in outputs.items()})
+
+    def forward(self, states: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return what is predicted of states [..., d], [..., outputs] each, by name."""
+        transformed = self.transform["LayerNorm"](nn.functional.gelu(self.transform["dense"](states)))
+        return {name: decoder(transformed) for name, decoder in self.decoder_dict.items()}

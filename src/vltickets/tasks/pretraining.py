@@ -21,7 +21,6 @@ from vltickets.data import (
     Captions,
     Groups,
     Inputs,
-    Ragged,
     Source,
     assemble,
     check_soft_labels,
@@ -33,7 +32,7 @@ from vltickets.data import (
 from vltickets.errors import UserError
 from vltickets.specs import Pretraining
 from vltickets.tasks.heads import PretrainingHead
-from vltickets.tasks.masking import NOT_MASKED, choose, mask_words, other_images
+from vltickets.tasks.masking import NOT_MASKED, choose, mask_words, other_images, stacked
 from vltickets.tasks.protocol import PLAIN_TYPES, Evaluation, Model, evaluation_batches
 from vltickets.tasks.transport import transport_distance
 
@@ -164,7 +163,7 @@ class PretrainingTask:
         images = data.images[chosen]
         foiled = rng.random(len(chosen)) < self.spec.foils
         wrong_images = np.where(foiled, images, other_images(rng, images, data.images))
-        texts = _stack(data.texts, data.foils)
+        texts = stacked(data.texts, data.foils)
         rows = np.concatenate([chosen, np.where(foiled, chosen + len(data.texts), chosen)])
         inputs = assemble(texts, rows, data.regions, np.concatenate([images, wrong_images]))
         return PretrainingBatch("itm", inputs, match=torch.arange(len(rows)).lt(len(chosen)).long())
@@ -312,12 +311,6 @@ def alignment_loss(apart: torch.Tensor, match: torch.Tensor) -> torch.Tensor:
 def mrc_loss(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     """Return the cross-entropy [hidden] against the likeliest class but the background (the official target)."""
     return F.cross_entropy(logits, classes[:, 1:].argmax(-1) + 1, reduction="none")
-
-
-@lru_cache(maxsize=4)
-def _stack(texts: Ragged, foils: Ragged) -> Ragged:
-    values = np.concatenate([texts.values.numpy(), foils.values.numpy()])
-    return Ragged(values, np.concatenate([texts.offsets, foils.offsets[1:] + texts.offsets[-1]]))
 
 
 def _lengths(data: Captions, text_only: bool) -> np.ndarray:

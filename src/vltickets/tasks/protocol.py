@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -87,6 +87,14 @@ class Task(Protocol):
 
     def adopt(self, head: nn.Module, pretrained: dict[str, torch.Tensor]) -> None:
         """Fill from the pre-training heads whatever this task's head officially takes from them."""
+
+
+@runtime_checkable
+class TakesAnswers(Protocol):
+    """A task whose head may start from a head that was pre-trained on other answers."""
+
+    def adopt_answers(self, head: nn.Module, pretrained: dict[str, torch.Tensor], known: list[str]) -> int:
+        """Fill the rows of answers that are among the `known` ones; return how many these are."""
 
 
 class LogitTask:

@@ -8,6 +8,7 @@ from vltickets.specs import (
     BackboneSpec,
     Gqa,
     Lxmert,
+    LxmertPretraining,
     Matching,
     Nlvr1,
     Nlvr2,
@@ -22,6 +23,7 @@ from vltickets.specs import (
 )
 from vltickets.tasks.answering import AnswerHead, LxmertAnswerHead, ViltAnswerHead
 from vltickets.tasks.gqa import GqaTask
+from vltickets.tasks.lxmert_pretraining import LxmertPretrainingTask
 from vltickets.tasks.matching import MatchingTask
 from vltickets.tasks.nlvr1 import Nlvr1Task
 from vltickets.tasks.nlvr2 import LxmertNlvr2Task, Nlvr2Task, ViltNlvr2Task
@@ -68,6 +70,8 @@ def build_task(spec: TaskSpec, source: Source, backbone: BackboneSpec, labels: d
             return MatchingTask(spec, source)
         case Pretraining():
             return PretrainingTask(spec, source, tied_features=not lxmert, regions=not vilt)
+        case LxmertPretraining():
+            return LxmertPretrainingTask(spec, source, answers)
 
 
 def check_task(spec: TaskSpec, backbone: BackboneSpec) -> None:
@@ -75,6 +79,8 @@ def check_task(spec: TaskSpec, backbone: BackboneSpec) -> None:
     if isinstance(backbone, Vilt):
         _check_for_patches(spec)
     if not isinstance(backbone, Lxmert):
+        if isinstance(spec, LxmertPretraining):
+            raise UserError(f"LXMERT's own pre-training is for an LXMERT, and the backbone is a {backbone.kind}")
         return
     if isinstance(spec, Vcr):
         raise UserError("the task vcr needs 4 token types, and LXMERT has 2; use a UNITER for it")

@@ -10,12 +10,12 @@ from safetensors.torch import load as load_tensors
 from torch import nn
 
 from vltickets.backbones import initialise_module
-from vltickets.backbones.checkpoints import TYPES, split_import
+from vltickets.backbones.checkpoints import TYPES, read_about, split_import
 from vltickets.data import stream_seed
 from vltickets.errors import UserError, unknown
 from vltickets.specs import Fresh, Imported, Rewound, Shipped, Shuffled, Start, Train, Trained
 from vltickets.store import Store
-from vltickets.tasks import Model, Task
+from vltickets.tasks import Model, TakesAnswers, Task
 
 SHIPPED = {"theta0": "theta0.safetensors", "text-only": "text-only.safetensors"}
 Tensors = dict[str, torch.Tensor]
@@ -26,8 +26,10 @@ def initial_std(hidden: int) -> float:
     return 0.02 * float((768 / hidden) ** 0.5)
 
 
-def initialise(model: Model, task: Task, node: Train, store: Store) -> None:
+def initialise(model: Model, task: Task, node: Train, store: Store) -> int:
     """Fill the model in place with θ and φ as the node's start says.
+
+    Returns how many of the task's answers the start's answer head knew (LXMERT's; 0 where there is none).
 
     The head is the seed's own, the same for every start and mask (protocol, "random streams"), but for what the task
     officially takes from the pre-training heads. A rewound start brings its trained head.
@@ -40,8 +42,24 @@ def initialise(model: Model, task: Task, node: Train, store: Store) -> None:
     _load_backbone(model, backbone, task.type_rows)
     if isinstance(node.start, Rewound):
         model.head.load_state_dict(head)
-    else:
-        task.adopt(model.head, head)
+        return 0
+    task.adopt(model.head, head)
+    if not isinstance(task, TakesAnswers) or not any(name.startswith("answer_head.") for name in head):
+        return 0
+    return task.adopt_answers(model.head, head, start_answers(node.start, store))
+
+
+def start_answers(start: Start, store: Store) -> list[str]:
+    """Return the answers of a start's answer head in the order of its rows; none where they are not known."""
+    match start:
+        case Trained():
+            text = store.labels(start.train.digest).get("answers")
+            return [] if text is None else text.split("\n")
+        case Imported():
+            return list(read_about(store.imported_path(start.sha256)).get("answers") or [])
+        case Shuffled():
+            return start_answers(start.start, store)
+    return []
 
 
 def start_tensors(start: Start, model: Model, store: Store) -> tuple[Tensors, Tensors]:

@@ -14,6 +14,7 @@ from vltickets.reports.tables import Table
 from vltickets.store import Record
 
 TITLE = "Pre-training"
+KINDS = ("pretraining", "lxmert_pretraining")
 NAMES = {"mlm": "masked words", "mrfr": "features", "mrc": "classes", "mrc_kl": "classes (KL)", "itm": "matching"}
 
 
@@ -29,7 +30,10 @@ def tables(results: PaperResults) -> list[Table]:
         [name, *(_cell(records, metric) for metric in metrics), " ".join(f"`{r.digest[:8]}`" for r in records)]
         for name, records in sorted(grouped.items())
     ]
-    note = "Accuracies in %; mrfr_error is a mean squared error, transport/… mean transport distances."
+    note = (
+        "Accuracies in %; mrfr_error is a mean squared error, features_error a mean smooth-L1, transport/… mean "
+        "transport distances."
+    )
     return [Table("Validation", ["run", *metrics, "runs"], rows, note)] if rows else []
 
 
@@ -50,7 +54,7 @@ def _runs(results: PaperResults) -> Iterator[tuple[str, Record]]:
         if not (store.root / "runs" / digest / "record.json").exists():
             continue
         record = store.record(digest)
-        if record.kind != "train" or record.spec["task"]["kind"] != "pretraining":
+        if record.kind != "train" or record.spec["task"]["kind"] not in KINDS:
             continue
         if record.spec["task"].get("text_only"):
             yield "θ₀′ (words alone)", record
