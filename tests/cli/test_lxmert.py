@@ -57,11 +57,15 @@ def test_the_base_sizes_counts_are_shown(vltickets: Run) -> None:
 
 def test_a_study_starts_from_an_official_checkpoint(vltickets: Run, tmp_path: Path) -> None:
     out = tmp_path / "in.safetensors"
-    done = vltickets("weights", "import", tiny(tmp_path / "c.pth"), "--backbone", "lxmert-tiny", "--out", out, "--json")
+    table = tmp_path / "all_ans.json"
+    table.write_text(json.dumps([{"ans": answer} for answer in ("Yes.", "a no", "two", "zebra", "llama")]))
+    options = ["--backbone", "lxmert-tiny", "--out", out, "--answers", table, "--json"]
+    done = vltickets("weights", "import", tiny(tmp_path / "c.pth"), *options)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["missing"] == report["unexpected"] == []
     assert "answer_head.logit_fc.3.weight" in report["mapped"]
+    assert report["answers"] == 5
     sets = ['start="imported"', f'weights="{out}"', 'backbone="lxmert-tiny"', "seeds=[0]", "training.steps=4"]
     sets += ["levels=[0.5]", "quoted=[0.5]", "random_levels=[0.5]", 'baselines=["theta0","full","imp","random"]']
     options = [part for setting in sets for part in ("--set", setting)]
@@ -70,6 +74,8 @@ def test_a_study_starts_from_an_official_checkpoint(vltickets: Run, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     study = json.loads(next((store / "studies").glob("*.json")).read_text())
     masked = {cell["baseline"]: cell["node"] for cell in study["cells"]}
+    record = json.loads((store / "runs" / masked["full"] / "record.json").read_text())
+    assert record["metrics"]["answers_transferred"] == 3  # yes, no and 2, however they are written
     compared = vltickets("ticket", "compare", masked["imp"], masked["random"], "--store", store, "--json")
     assert compared.returncode == 0, compared.stderr
     kept = json.loads(compared.stdout)["tickets"][0]["modalities"]
