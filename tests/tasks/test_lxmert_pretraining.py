@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from torch.nn import functional as F
 
 from vltickets.backbones import build_backbone
 from vltickets.backbones.checkpoints import TRUNK, lxmert_name, read_checkpoint, write_import
-from vltickets.data import Inputs, Source, open_folder, open_source, stream
+from vltickets.data import Inputs, RegionWriter, Source, open_folder, open_source, read_regions, stream
 from vltickets.errors import UserError
-from vltickets.scenes import CLASS_COLORS
+from vltickets.scenes import CLASS_COLORS, write_captions, write_vocabulary
 from vltickets.specs import (
     SIZES,
     Fresh,
@@ -376,6 +377,25 @@ def test_heads_of_another_detector_are_named(source: Source, store: Store) -> No
         task.adopt(model.head, other)
     without = LxmertPretrainingTask(spec_of(objectives=LxmertObjectives(objects=0.0)), source)
     without.adopt(model.head, other)
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_regions_without_labels_are_refused_before_training(split: str, tmp_path: Path) -> None:
+    write_vocabulary(tmp_path)
+    for name in ("train", "dev"):
+        write_captions(tmp_path, name, seed=1, scenes=20)
+    where = tmp_path / "captions" / f"regions_{split}"
+    whole = read_regions(where)
+    shutil.rmtree(where)
+    with RegionWriter(where, width=whole.width, classes=0) as writer:
+        for row, image in enumerate(whole.names):
+            features, boxes = (values.row(row).float().numpy() for values in (whole.features, whole.boxes))
+            writer.add(image, features, boxes[:, :4], np.zeros((len(features), 0), dtype=np.float32))
+    source = replace(open_folder(tmp_path), class_attributes=CLASS_COLORS)
+    with pytest.raises(UserError, match=rf"objective objects needs the detector's soft labels.*regions_{split}"):
+        LxmertPretrainingTask(spec_of(questions=()), source).lengths()
+    words = LxmertObjectives(objects=0.0, attributes=0.0)
+    LxmertPretrainingTask(spec_of(questions=(), objectives=words), source).lengths()
 
 
 def test_what_does_not_fit_is_one_sentence(source: Source, store: Store) -> None:

@@ -163,10 +163,10 @@ class LxmertPretrainingTask:
     @cached_property
     def _planned(self) -> Groups:
         data = self._captions("train")
+        scored = {f"{name}, {self.spec.split}": other for name, other in self._captions(self.spec.split).items()}
         for objective in ("objects", "attributes"):
             if objective in self.weights:
-                check_soft_labels(data, objective)
-        scored = {f"{name}, {self.spec.split}": other for name, other in self._captions(self.spec.split).items()}
+                check_soft_labels(data | scored, objective)
         _, classes = region_shape(data | scored)
         if "attributes" in self.weights and classes != len(self._means):
             raise UserError(f"attributes are known of {len(self._means)} classes, and the regions have {classes}")
