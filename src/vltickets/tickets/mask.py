@@ -50,7 +50,7 @@ class Mask:
     @property
     def kept(self) -> int:
         """How many weights it keeps."""
-        return sum(int(tensor.count_nonzero()) for tensor in self._kept.values())
+        return sum(int(np.count_nonzero(tensor.cpu().numpy())) for tensor in self._kept.values())
 
     @property
     def sparsity(self) -> float:
@@ -60,10 +60,7 @@ class Mask:
     @property
     def digest(self) -> str:
         """A hash of names, shapes and bits."""
-        total = hashlib.sha256()
-        for name, bits in sorted(self.packed().items()):
-            total.update(f"{name}{self.shapes[name]}".encode() + bits.tobytes())
-        return total.hexdigest()[:20]
+        return packed_digest(self.packed(), self.shapes)
 
     def is_subset_of(self, other: Mask) -> bool:
         """Does it keep only weights that `other` keeps too?"""
@@ -84,8 +81,9 @@ class Mask:
             count = math.prod(shape)  # Python's own numbers: a file that lies about sizes can't wrap around
             if bits[name].dtype != np.uint8 or bits[name].shape != ((count + 7) // 8,):
                 raise UserError(f"the mask is of another backbone: {name} should have {count} weights of shape {shape}")
-            flat = np.unpackbits(bits[name], count=count).astype(bool)
-            kept[name] = torch.from_numpy(flat).view(shape)
+            if count % 8 and bits[name][-1] & (0xFF >> count % 8):
+                raise UserError(f"the mask is damaged: {name} has bits beyond its {count} weights")
+            kept[name] = torch.from_numpy(np.unpackbits(bits[name], count=count).view(np.bool_)).view(shape)
         return cls(kept)
 
     def apply_(self, weights: Mapping[str, torch.Tensor]) -> None:
@@ -93,3 +91,12 @@ class Mask:
         with torch.no_grad():
             for name, tensor in self._kept.items():
                 weights[name].masked_fill_(~tensor.to(weights[name].device), 0)
+
+
+def packed_digest(bits: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Return the hash of the mask of packed bits, which is the mask's `digest`, without unpacking them."""
+    total = hashlib.sha256()
+    for name in sorted(bits):
+        total.update(f"{name}{shapes[name]}".encode())
+        total.update(np.ascontiguousarray(bits[name]))
+    return total.hexdigest()[:20]
