@@ -12,6 +12,7 @@ from vltickets.cli.console import fail
 from vltickets.cli.data import data_app
 from vltickets.cli.extract import extract
 from vltickets.cli.machine import doctor
+from vltickets.cli.sharing import pull, push, verify
 from vltickets.cli.studies import demo, report, study_app
 from vltickets.cli.tickets import evaluate, find, ticket_app
 from vltickets.cli.weights import weights_app
@@ -31,6 +32,8 @@ app.command("evaluate")(evaluate)
 app.command("report")(report)
 app.command("doctor")(doctor)
 data_app.command("extract")(extract)
+for name, command in (("verify", verify), ("push", push), ("pull", pull)):
+    ticket_app.command(name)(command)
 app.add_typer(study_app, name="study")
 app.add_typer(ticket_app, name="ticket")
 app.add_typer(weights_app, name="weights")

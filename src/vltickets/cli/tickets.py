@@ -29,6 +29,13 @@ def find(
     out: Annotated[Path, typer.Option("--out", help="The ticket file to write.")] = Path("ticket.safetensors"),
     preset: Annotated[str, typer.Option(help="A preset or recipe that says task, start and training.")] = "demo",
     seed: Annotated[int, typer.Option(min=0, help="The seed of the search.")] = 0,
+    weights: Annotated[
+        bool,
+        typer.Option(
+            "--weights/--no-weights",
+            help="Keep the trained weights in the file, for `evaluate`; --no-weights: the mask alone, far smaller.",
+        ),
+    ] = True,
     store: StoreOption = Path("store"),
     data: DataOption = None,
     settings: SetOption = None,
@@ -60,7 +67,7 @@ def find(
     cell = planned.cells[-1]
     assert isinstance(cell.node, Train)
     ticket = ticket_of(cell.node, results)
-    save_ticket(ticket, out)
+    save_ticket(ticket if weights else ticket.without_weights(), out)
     full = results.record(planned.cells[0].node.digest).metrics["score"]
     score = ticket.provenance["metrics"]["score"]
     if as_json:

@@ -4,6 +4,7 @@ Knows no training: a report is made on a laptop from a copied store. `read_resul
 `overlaps` first for the anatomy of masks.
 """
 
+from vltickets.reports.card import CardTicket, card
 from vltickets.reports.figures import figure_png, figure_svg
 from vltickets.reports.markdown import markdown_table
 from vltickets.reports.overlap import Overlap, OverlapResults, densities, draw_overlap, overlap_table, overlaps
@@ -14,10 +15,12 @@ from vltickets.reports.results import Results, read_results, rows_as_json
 from vltickets.reports.terminal import print_table
 
 __all__ = [
+    "CardTicket",
     "Overlap",
     "OverlapResults",
     "PaperResults",
     "Results",
+    "card",
     "densities",
     "draw_overlap",
     "figure_png",

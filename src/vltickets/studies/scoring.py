@@ -36,9 +36,19 @@ def ticket_of(node: Train, store: Store) -> Ticket:
     }
     if isinstance(node.mask, Prune):
         provenance["found_on"] = canonical(node.mask.train.task)
+        provenance["levels"] = _levels(node.mask)
     return Ticket(
         node.backbone, load_mask(node.mask, store), provenance, store.weights(node.digest), store.labels(node.digest)
     )
+
+
+def _levels(mask: Prune) -> list[float]:
+    """Return the sparsities of the search's rounds, up to the mask's own."""
+    levels, step = [mask.sparsity], mask.train.mask
+    while isinstance(step, Prune):
+        levels.append(step.sparsity)
+        step = step.train.mask
+    return levels[::-1]
 
 
 def find_run(prefix: str, store: Store) -> Node:

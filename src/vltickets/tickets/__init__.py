@@ -11,6 +11,7 @@ from vltickets.tickets.pruning import prune, prune_by_magnitude, prune_like, ran
 from vltickets.tickets.schedules import custom, geometric, linear, one_shot, schedule_levels
 from vltickets.tickets.search import find_ticket, iterative_magnitude_pruning, prune_module
 from vltickets.tickets.ticket_file import Ticket, load_ticket, save_ticket
+from vltickets.tickets.weight_files import WeightsMatch, check_weights
 
 __all__ = [
     "CRITERIA",
@@ -24,7 +25,9 @@ __all__ = [
     "Pattern",
     "Ticket",
     "Unstructured",
+    "WeightsMatch",
     "chance_overlap",
+    "check_weights",
     "compare",
     "criterion_of",
     "custom",

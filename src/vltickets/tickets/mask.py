@@ -98,5 +98,5 @@ def packed_digest(bits: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int
     total = hashlib.sha256()
     for name in sorted(bits):
         total.update(f"{name}{shapes[name]}".encode())
-        total.update(np.ascontiguousarray(bits[name]))
+        total.update(np.ascontiguousarray(bits[name]).data)
     return total.hexdigest()[:20]
