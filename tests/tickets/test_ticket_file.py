@@ -118,6 +118,12 @@ def swap_two_bits(arrays: dict[str, Any]) -> None:
         (lambda h: h["backbone"].update(layers=2), nothing, "the mask is of another backbone"),
         (lambda h: h["backbone"].update(hidden=24), nothing, "the mask is of another backbone"),
         (lambda h: h["backbone"].update(wings=2), nothing, "unknown key 'wings'"),
+        (lambda h: h["backbone"].update(layers=10**12), nothing, "says 1000000000000 layers, its mask has 7 tensors"),
+        (lambda h: h["backbone"].update(hidden=2**62), nothing, "the mask is of another backbone"),
+        (lambda h: h.update(prunable=1), nothing, "its header says prunable 1, its mask has"),
+        (lambda h: h.update(sparsity=0.9), nothing, "its header says sparsity 0.9, its mask has 0.7"),
+        (lambda h: h.update(provenance=[]), nothing, "provenance and labels in its header are not JSON objects"),
+        (nothing, lambda a: a.update(code=np.ones(2)), "'code' is no part of a ticket"),
     ],
 )
 def test_a_tampered_ticket_is_refused(
@@ -167,6 +173,33 @@ def test_other_safetensors_files_are_no_tickets(tmp_path: Path, metadata: dict[s
     save_file({"a": np.ones(2)}, tmp_path / "t.safetensors", metadata)
     with pytest.raises(UserError, match=r"not a ticket|damaged"):
         load_ticket(tmp_path / "t.safetensors")
+
+
+def test_bits_beyond_the_last_weight_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    save_ticket(Ticket(None, Mask.dense({"w": (3, 5)}), {}), path)
+    altered(path, nothing, lambda arrays: arrays["mask.w"].__setitem__(-1, 0xFF))
+    with pytest.raises(UserError, match="w has bits beyond its 15 weights"):
+        load_ticket(path)
+
+
+def test_numbers_of_a_type_that_numpy_lacks_are_refused(path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file as save_torch
+
+    with safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    save_torch({"mask.w": torch.ones(2, dtype=torch.bfloat16)}, path, metadata)
+    with pytest.raises(UserError, match="numbers of a type that tickets do not have"):
+        load_ticket(path)
+
+
+def test_a_header_that_says_the_file_is_longer_is_refused(path: Path) -> None:
+    content = path.read_bytes()
+    for size in (2**63, len(content)):
+        path.write_bytes(size.to_bytes(8, "little") + content[8:])
+        with pytest.raises(UserError, match="is not a ticket, or damaged"):
+            load_ticket(path)
 
 
 def test_a_torn_file_is_refused(path: Path) -> None:
