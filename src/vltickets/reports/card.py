@@ -82,8 +82,11 @@ def card(ticket: CardTicket, name: str, *, store: Store | None = None, base_mode
         short=name.rstrip("/").rpartition("/")[2] or "ticket",
         base_model=base_model,
         tags=["lottery-ticket", "pruning", "sparsity", "pytorch", *([ticket.backbone.kind] if ticket.backbone else [])],
+        what="a random mask"
+        if "random" in (_field(ticket.provenance, "found_by"), _field(ticket.provenance, "criterion"))
+        else "a lottery ticket",
         backbone=_backbone(ticket.backbone),
-        sparsity=percent(ticket.sparsity, 2),
+        sparsity=percent(ticket.sparsity),
         rows=[(what, text) for what, text in _rows(ticket, known) if text],
         lines=list(_lines(ticket, known)),
         metrics=_numbers(ticket.provenance.get("metrics")),
@@ -142,7 +145,7 @@ def _rows(ticket: CardTicket, known: Known) -> Iterable[tuple[str, str | None]]:
     """Yield what it is, a row each; None where it is not known."""
     of = ticket.provenance
     yield "Backbone", _backbone(ticket.backbone) or "a module of its author's own"
-    yield "Sparsity", f"{percent(ticket.sparsity, 2)}: {ticket.pruned:,} of {ticket.prunable:,} prunable weights are 0"
+    yield "Sparsity", f"{percent(ticket.sparsity)}: {ticket.pruned:,} of {ticket.prunable:,} prunable weights are 0"
     yield "Weights it covers", f"{ticket.tensors} tensors"
     yield "In the file", "the mask and trained weights" if ticket.has_weights else "the mask alone, one bit a weight"
     yield "Found by", _found_by(of)
@@ -153,7 +156,7 @@ def _rows(ticket: CardTicket, known: Known) -> Iterable[tuple[str, str | None]]:
     yield "Seed", _seeds(of, known)
     yield "Starts from", _start(of)
     yield "Mask", f"{_code(ticket.mask)} (hash of its names, shapes and bits)"
-    yield "Mask's search", _code(of["mask"]) if "mask" in of else None
+    yield "Found by node", _code(of["mask"]) if "mask" in of else None
     yield "Tested by run", _code(of["train"]) if "train" in of else None
 
 
