@@ -1,7 +1,7 @@
 """A ticket from disk onto UNITER-base: read the file, verify, unpack, apply; what it adds to loading the weights.
 
-`cold` rows have the file's pages dropped from the cache before each turn, as far as the system allows; `warm` ones not.
-The weights are dense again before each turn. `weights` is the time to load the backbone's weights alone, to compare with.
+`cold` rows have the files' pages dropped from the cache before each turn, as far as the system allows; `warm` rows not.
+The weights are dense again before each turn. `weights` is the time to load the backbone's weights, to compare with.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import os
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -45,7 +46,7 @@ def turn(model: nn.Module, start: Path, ticket: Path, *, cold: bool) -> dict[str
     times.append(time.perf_counter())
     loaded.apply_(model)
     times.append(time.perf_counter())
-    weights, verify, apply = (after - before for before, after in zip(times, times[1:], strict=False))
+    weights, verify, apply = (after - before for before, after in pairwise(times))
     return {"weights": weights, "read and verify": verify, "apply": apply, "ticket": verify + apply}
 
 

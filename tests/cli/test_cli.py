@@ -97,7 +97,26 @@ def test_find_writes_a_ticket_of_the_sparsity_asked_for(vltickets: Run, tmp_path
         "--json",
     )  # fmt: skip
     assert json.loads(done.stdout)["sparsity"] == pytest.approx(0.6, abs=1e-5)
-    assert (tmp_path / "t.safetensors").exists()
+    pushed = vltickets(
+        "ticket", "push", tmp_path / "t.safetensors", tmp_path / "hub", "--store", tmp_path / "s", "--no-weights", "--json"
+    )  # fmt: skip
+    assert json.loads(pushed.stdout)["trained_weights"] is False
+    run = json.loads(vltickets("ticket", "show", tmp_path / "t.safetensors", "--json").stdout)["provenance"]
+    full = 100 * json.loads(done.stdout)["full"]
+    own = 100 * run["metrics"]["score"]
+    assert f"| {own:.2f} | {own:.2f} (1 seed) | {full:.2f} (1 seed) |" in (tmp_path / "hub" / "README.md").read_text()
+    assert run["levels"][-1] == 0.6
+
+
+def test_a_ticket_is_found_without_its_weights_where_asked(vltickets: Run, tmp_path: Path) -> None:
+    done = vltickets(
+        "find", "--preset", "smoke", "--sparsity", 0.3, "--out", tmp_path / "t.safetensors", "--store", tmp_path / "s",
+        "--set", "training.steps=2", "--no-weights", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(vltickets("ticket", "show", tmp_path / "t.safetensors", "--json").stdout)
+    assert not shown["trained_weights"]
+    assert "a mask without trained weights" in refused(vltickets("evaluate", tmp_path / "t.safetensors"))
 
 
 def test_doctor_finds_the_shipped_weights(vltickets: Run) -> None:

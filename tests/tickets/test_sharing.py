@@ -64,6 +64,17 @@ def test_without_weights_only_the_mask_and_where_it_came_from_are_kept(tmp_path:
     assert (tmp_path / "whole.safetensors").stat().st_size > (tmp_path / "mask.safetensors").stat().st_size + 4 * 48
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_what_is_pruned_becomes_positive_zero_whatever_it_was_and_the_rest_stays(dtype: torch.dtype) -> None:
+    mask = Mask({"w": torch.tensor([[True, False, False], [False, True, True]])})
+    weight = torch.tensor([[-1.5, -2.0, float("nan")], [float("-inf"), float("inf"), -0.0]]).to(dtype)
+    turned = weight.t().contiguous().t()  # not contiguous: as a transposed layer's weight
+    for one in (weight, turned):
+        mask.apply_({"w": one})
+        assert one.tolist() == [[-1.5, 0.0, 0.0], [0.0, float("inf"), 0.0]]
+        assert torch.signbit(one).tolist() == [[True, False, False], [False, False, True]]
+
+
 # Weights on disk, held against a ticket
 
 
