@@ -98,7 +98,8 @@ def test_find_writes_a_ticket_of_the_sparsity_asked_for(vltickets: Run, tmp_path
     )  # fmt: skip
     assert json.loads(done.stdout)["sparsity"] == pytest.approx(0.6, abs=1e-5)
     pushed = vltickets(
-        "ticket", "push", tmp_path / "t.safetensors", tmp_path / "hub", "--store", tmp_path / "s", "--no-weights", "--json"
+        "ticket", "push", tmp_path / "t.safetensors", tmp_path / "hub", "--store", tmp_path / "s",
+        "--no-weights", "--json",
     )  # fmt: skip
     assert json.loads(pushed.stdout)["trained_weights"] is False
     run = json.loads(vltickets("ticket", "show", tmp_path / "t.safetensors", "--json").stdout)["provenance"]
