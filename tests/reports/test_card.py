@@ -118,6 +118,13 @@ def test_a_ticket_of_a_module_says_only_what_it_knows() -> None:
     assert "vltickets ticket pull ./mine" in text
 
 
+def test_what_a_mask_covers_is_said_where_it_is_not_the_default() -> None:
+    covers = changed(SIZES["tiny"], prunable=("encoder",))
+    said = card(CardTicket(covers, "c" * 20, 7, 10, 2, False, {}), "m")
+    assert "positions 64, prunable: encoder)" in said
+    assert "prunable:" not in card(of_it(), "m")
+
+
 def test_a_random_mask_is_not_called_a_lottery_ticket() -> None:
     for text in (card(of_it(found_by="random"), "m"), card(of_it(criterion="random"), "m")):
         assert "# m: a random mask at 70 % sparsity" in text

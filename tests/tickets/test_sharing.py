@@ -53,6 +53,13 @@ def test_a_base_size_mask_is_at_most_11_mb(tmp_path: Path) -> None:
     assert load_ticket(path).mask.digest == mask.digest
 
 
+def test_a_ticket_that_leaves_the_layers_alone_comes_back(tmp_path: Path) -> None:
+    backbone = Uniter(prunable=("pooler",))
+    mask = Mask.dense({name: place.shape for name, place in weight_places(backbone).items()})
+    save_ticket(Ticket(backbone, mask, {}), tmp_path / "t.safetensors")
+    assert load_ticket(tmp_path / "t.safetensors") == Ticket(backbone, mask, {})
+
+
 def test_without_weights_only_the_mask_and_where_it_came_from_are_kept(tmp_path: Path, ticket: Ticket) -> None:
     weights = {name: np.where(ticket.mask[name], 1, 0).astype(np.float32) for name in ticket.mask}
     whole = Ticket(None, ticket.mask, ticket.provenance, weights, {"vocabulary": "a\nb\n"})

@@ -236,10 +236,10 @@ def _backbone(backbone: BackboneSpec | None) -> str | None:
     if backbone is None:
         return None
     name = next((name for name, spec in NAMED.items() if spec == backbone), backbone.kind)
-    sizes = ", ".join(
-        f"{what.replace('_', ' ')} {size}" for what, size in backbone.model_dump().items() if what != "kind"
-    )
-    return f"{name} ({sizes})"
+    sizes = [f"{what.replace('_', ' ')} {size}" for what, size in backbone.model_dump().items() if type(size) is int]
+    if backbone.prunable != type(backbone).model_fields["prunable"].default:
+        sizes.append(f"prunable: {', '.join(backbone.prunable)}")
+    return f"{name} ({', '.join(sizes)})"
 
 
 def _field(value: Any, *path: str) -> Any:
