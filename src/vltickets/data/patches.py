@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from vltickets.data.picture_names import candidates, known_as
-from vltickets.data.pictures import BrokenImage, Pictures, decode, first_twice, list_pictures
+from vltickets.data.pictures import BrokenImage, Pictures, decode, first_twice, holds_pictures, list_pictures
 from vltickets.data.ragged import Ragged
 from vltickets.data.records import read_json
 from vltickets.data.regions import Regions, geometry
@@ -201,6 +201,7 @@ class PatchRegions(Regions):
     `own` says that the pictures are one task's: then a number alone is a name, see `data/picture_names.py`.
     """
 
+    features: PatchRows
     own = True
 
     def index(self, name: str, needed_by: str) -> int:
@@ -239,13 +240,27 @@ def open_pictures(path: Path, pixels: Pixels, *, own: bool = True, identity: str
         if twice := first_twice(names):
             first, second = (pictures.where(row) for row in twice)
             raise UserError(
-                f"{path}: {first} and {second} are both found by the name {names[twice[0]]!r}; take one away, or put each "
-                "data set's pictures into a folder called after it (docs/data.md)"
+                f"{path}: {first} and {second} are both found by the name {names[twice[0]]!r}; take one away, or put "
+                "each data set's pictures into a folder called after it (docs/data.md)"
             )
         found = patches_of(names, EncodedPictures(pictures), pixels, str(path))
     found.own = own
     found._opened = partial(open_pictures, own=own, identity=identity), (path, pixels)
     return found
+
+
+def are_pictures(path: Path) -> bool:
+    """Say whether `open_pictures` is what opens this path: image files in or below it, a Parquet file, or drawings."""
+    return (path / "pixels.npy").exists() or holds_pictures(path)
+
+
+def decode_all(path: Path) -> int:
+    """Return the number of pictures after decoding each; the first broken one is a `UserError` that names it."""
+    drawn = (path / "pixels.npy").exists()
+    pictures: PictureRows = DrawnPictures(path) if drawn else EncodedPictures(list_pictures(path))
+    for row in range(len(pictures)):
+        pictures.image(row)
+    return len(pictures)
 
 
 def find_patches(folder: Path, names: Sequence[str], pixels: Pixels) -> PatchRegions:
