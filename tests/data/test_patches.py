@@ -200,6 +200,21 @@ def test_the_smallest_and_the_longest_pictures_have_patches(tmp_path: Path, size
     torch.testing.assert_close(alone(path), torch.ones(across * down // 16, 48))
 
 
+def test_a_picture_without_pixels_is_refused(tmp_path: Path) -> None:
+    content = bytearray(encoded(made(12, 12), "BMP"))
+    content[18:22] = bytes(4)  # its width
+    path = write_images(tmp_path, {"a.bmp": bytes(content)})
+    with pytest.raises(UserError, match=r"a\.bmp: the image can't be decoded \(cannot identify image\)"):
+        open_pictures(path, SMALL)
+
+
+def test_a_parquet_file_that_was_written_again_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "packed.parquet"
+    for seed in (0, 1):
+        write_table(path, [{"image_id": "a", "image_png": encoded(made(12, 12, seed))}])
+        assert torch.equal(alone(path), cut(torch.from_numpy(np.array(made(12, 12, seed))), 4).float() / 127.5 - 1)
+
+
 def downloaded(folder: Path) -> None:
     """Take the regions of the made-up records away, and put pictures in their places, as they are downloaded."""
     content = encoded(made(12, 12))

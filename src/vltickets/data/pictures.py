@@ -140,8 +140,6 @@ def _opened(source: bytes | Path, read: Callable[[Image.Image], Read]) -> Read:
             # A size from which Pillow warns is no error; from twice that on, it raises one.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                if not min(image.size):
-                    raise ValueError(f"it is {image.width} pixels wide and {image.height} high")
                 return read(image)
     except MemoryError:
         raise
