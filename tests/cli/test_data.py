@@ -75,3 +75,12 @@ def test_pictures_are_inspected_and_verified(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert said in " ".join(done.stderr.split())
         assert "Traceback" not in done.stderr
+
+
+def test_the_world_is_drawn_where_that_is_asked_for(tmp_path: Path) -> None:
+    done = run("data", "world", str(tmp_path / "world"), "--split", "train", "--examples", "12", "--pictures")
+    assert done.returncode == 0
+    drawn = {path.parent.parent.name: path.parent for path in (tmp_path / "world").rglob("pixels.npy")}
+    assert sorted(drawn) == ["captions", "flickr30k", "gqa", "nlvr2", "refcoco", "snli_ve", "vqa"]
+    about = run("data", "inspect", str(drawn["vqa"]), "--backbone", "vilt-tiny", "--json")
+    assert json.loads(about.stdout)["patches of an image, most"] == 9

@@ -21,6 +21,7 @@ def world(
     split: Annotated[list[str] | None, typer.Option(help="Splits to write. Default: train, dev, test.")] = None,
     seed: Annotated[int, typer.Option(help="The world's seed.")] = 0,
     examples: Annotated[int, typer.Option(min=1, help="Examples of each task, and scenes, in each split.")] = 1000,
+    pictures: Annotated[bool, typer.Option("--pictures", help="Draw the scenes too, of all tasks but VCR.")] = False,
 ) -> None:
     """Write a data set of the embedded world in the official formats: captions, all seven tasks, and their regions.
 
@@ -31,15 +32,15 @@ def world(
     if folder.exists():
         raise UserError(f"{folder} is there already; name a new folder")
     for name in split or ["train", "dev", "test"]:
-        scenes.write_captions(folder, name, seed=seed, scenes=examples)
-        scenes.write_vqa(folder, name, seed=seed, questions=examples)
-        scenes.write_gqa(folder, name, seed=seed, questions=examples)
+        scenes.write_captions(folder, name, seed=seed, scenes=examples, pictures=pictures)
+        scenes.write_vqa(folder, name, seed=seed, questions=examples, pictures=pictures)
+        scenes.write_gqa(folder, name, seed=seed, questions=examples, pictures=pictures)
         scenes.write_vcr(folder, name, seed=seed, questions=examples)
-        scenes.write_nlvr2(folder, name, seed=seed, examples=examples)
-        scenes.write_entailment(folder, name, seed=seed, pairs=examples)
-    scenes.write_refcoco(folder, seed=seed, train=examples, heldout=examples)
+        scenes.write_nlvr2(folder, name, seed=seed, examples=examples, pictures=pictures)
+        scenes.write_entailment(folder, name, seed=seed, pairs=examples, pictures=pictures)
+    scenes.write_refcoco(folder, seed=seed, train=examples, heldout=examples, pictures=pictures)
     images = max(examples // 10, 20)
-    scenes.write_retrieval(folder, seed=seed, train=images, heldout=images)
+    scenes.write_retrieval(folder, seed=seed, train=images, heldout=images, pictures=pictures)
     scenes.write_vocabulary(folder)
     screen().print(f"{folder}: splits {', '.join(split or ['train', 'dev', 'test'])}")
 
