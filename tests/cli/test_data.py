@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -50,3 +51,36 @@ def test_a_broken_file_is_a_sentence_and_nothing_is_written(features: Path, tmp_
     assert "1.npz" in done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["npz"]
+
+
+def test_pictures_are_inspected_and_verified(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures" / "val2014"
+    folder.mkdir(parents=True)
+    for number, size in enumerate([(640, 480), (480, 640), (1000, 400)]):
+        Image.new("RGB", size).save(folder / f"COCO_val2014_{number:012d}.jpg")
+    about = json.loads(run("data", "inspect", str(folder.parent), "--json").stdout)
+    assert (about["images"], about["smallest, pixels"], about["largest, pixels"]) == (3, "640 x 480", "1000 x 400")
+    assert (about["patches of an image, fewest"], about["patches of an image, most"]) == (19 * 8, 16 * 12)
+    assert about["shapes in patches"] == 3
+    tiny = json.loads(run("data", "inspect", str(folder), "--backbone", "vilt-tiny", "--json").stdout)
+    assert tiny["patches of an image, most"] == 4 * 3
+    assert json.loads(run("data", "verify", str(folder), "--json").stdout) == {"images": 3, "verified": True}
+    path = folder / "COCO_val2014_000000000001.jpg"
+    path.write_bytes(path.read_bytes()[:-400])
+    for arguments, said in (
+        (("verify", str(folder)), "COCO_val2014_000000000001.jpg: the image can't be decoded"),
+        (("inspect", str(folder), "--backbone", "uniter-base"), "uniter-base takes no patches of pictures"),
+    ):
+        done = run("data", *arguments)
+        assert done.returncode == 2
+        assert said in " ".join(done.stderr.split())
+        assert "Traceback" not in done.stderr
+
+
+def test_the_world_is_drawn_where_that_is_asked_for(tmp_path: Path) -> None:
+    done = run("data", "world", str(tmp_path / "world"), "--split", "train", "--examples", "12", "--pictures")
+    assert done.returncode == 0
+    drawn = {path.parent.parent.name: path.parent for path in (tmp_path / "world").rglob("pixels.npy")}
+    assert sorted(drawn) == ["captions", "flickr30k", "gqa", "nlvr2", "refcoco", "snli_ve", "vqa"]
+    about = run("data", "inspect", str(drawn["vqa"]), "--backbone", "vilt-tiny", "--json")
+    assert json.loads(about.stdout)["patches of an image, most"] == 9

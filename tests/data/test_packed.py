@@ -18,6 +18,7 @@ from vltickets.data import open_folder, open_source, register_folder, stream
 from vltickets.data.nlvr1 import TYPES, WIDTH
 from vltickets.data.vocabulary import SPECIALS
 from vltickets.errors import UserError
+from vltickets.specs import Pixels
 from vltickets.store import Store
 
 
@@ -220,6 +221,66 @@ def test_the_real_packings_are_read(shared: Path) -> None:
     statements = source.statements("dev")
     assert statements.scores.sum(0).tolist() == [2652, 3282]
     assert (statements.regions.features.values.isfinite().all(), statements.regions.width) == (True, 121)
+
+
+PIXELS = Pixels(patch=4, shorter=12)
+
+
+def add_photos(root: Path) -> None:
+    """Give the photos their pictures, each of its own color."""
+    for split in ("train", "dev"):
+        captions = [
+            {"image_id": f"{n}_x.jpg", "captions": ["a dog runs ."] * 5, "image_jpeg": picture((n, 0, 0))}
+            for n in range(2)
+        ]
+        write_table(root / "flickr8k" / f"{split}.parquet", captions)
+        rooms = [{"image_id": f"image{n}", "image_jpeg": picture((0, n, 0))} for n in (1, 2)]
+        write_table(root / "daquar" / f"{split}_images.parquet", rooms)
+
+
+def test_all_parts_are_read_from_their_pictures(photos: Path) -> None:
+    add_photos(photos)
+    source = open_folder(photos, "photos").seen_as(PIXELS)
+    for data, names in (
+        (source.retrieval("dev"), ["0_x.jpg", "1_x.jpg"]),
+        (open_folder(photos).seen_as(PIXELS).captions("train"), ["0_x.jpg", "1_x.jpg"]),
+        (source.entailment("train"), ["1_x.jpg"]),
+        (source.vqa("dev", source.answers()), ["image2"]),
+        (source.statements("train"), [f"train-{n}-0-0" for n in range(4)]),
+    ):
+        assert [data.regions.names[row] for row in np.unique(data.images)] == names
+        assert data.regions.features.grids.tolist() == [[1, 4]] * len(data.regions.names)  # 400 by 100: 19 by 4.75
+        assert data.regions.features.row(0).shape == (4, 48)
+    assert data.images.tolist() == [0, 1, 2, 3]
+
+
+def test_a_statement_without_its_picture_is_named(photos: Path) -> None:
+    rows = change_first(examples(), image_png=b"no picture")
+    write_table(photos / "nlvr1" / "dev.parquet", rows)
+    with pytest.raises(UserError, match=r"nlvr1/dev\.parquet, row 0: the image can't be decoded"):
+        open_folder(photos, "photos").seen_as(PIXELS).statements("dev")
+    write_table(photos / "nlvr1" / "dev.parquet", [{**rows[1], "example_id": "x"}] * 2)
+    with pytest.raises(UserError, match=r"dev\.parquet, row 0 and .*row 1 are both found by the name 'x'"):
+        open_folder(photos, "photos").seen_as(PIXELS).statements("dev")
+    with pytest.raises(UserError, match=r"daquar/dev_images\.parquet: no such folder or file"):
+        open_folder(photos, "photos").seen_as(PIXELS).vqa("dev", ["red"])
+    with pytest.raises(UserError, match=r"expected the column image_id and, with the images' bytes, image_jpeg"):
+        open_folder(photos, "photos").seen_as(PIXELS).entailment("dev")
+
+
+@pytest.mark.shared
+def test_the_real_pictures_are_patches(shared: Path) -> None:
+    source = open_folder(shared / "data", "photos").seen_as(Pixels())
+    statements = source.statements("dev")
+    assert statements.images.tolist() == list(range(5934))
+    assert set(statements.regions.features.lengths) == {19 * 5}
+    rooms, photos = source.vqa("dev", source.answers()), source.entailment("dev")
+    for data, most in ((rooms, 228), (photos, 228)):
+        lengths = data.regions.features.lengths
+        assert 12 * 8 <= lengths.min() <= lengths.max() <= most
+        values, mask = data.regions.features.padded(data.images[:3])
+        assert values.shape == (3, mask.sum(1).max(), 3 * 32 * 32)
+        assert -1 <= values.min() < -0.5 < 0.5 < values.max() <= 1
 
 
 PACKED: dict[str, Callable[[Path], object]] = {

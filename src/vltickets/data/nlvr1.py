@@ -5,6 +5,7 @@ Regions: the three boxes, left to right, then their objects in the file's order.
 which type it is (box, square, circle, triangle; one-hot), mean red, green and blue of its pixels, its width and height
 (÷ 100 pixels, a box's side), its corners x1, y1, x2, y2 in the picture (0 to 1), and its pixels shrunk to 6 by 6
 (area means of red, green, blue; row by row). Soft labels are one-hot over background and the four types.
+A backbone that takes patches sees the picture itself.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ import numpy as np
 from PIL import Image
 
 from vltickets.data.parquet import check_column, read_parquet
+from vltickets.data.patches import open_pictures
 from vltickets.data.questions import QuestionList, Questions
 from vltickets.data.records import check_text, field, shown
 from vltickets.data.regions import Regions
 from vltickets.data.vocabulary import Vocabulary
 from vltickets.errors import UserError
+from vltickets.specs import Pixels
 
 TYPES = ("box", "square", "circle", "triangle")
 ANSWERS = ("false", "true")
@@ -38,29 +41,33 @@ def nlvr1_sentences(path: Path) -> list[str]:
     return [check_text(text, f"{path}, row {row}: the field 'sentence'") for row, text in enumerate(sentences)]
 
 
-def read_nlvr1(folder: Path, split: str, vocabulary: Vocabulary, longest: int) -> Questions:
+def read_nlvr1(
+    folder: Path, split: str, vocabulary: Vocabulary, longest: int, pixels: Pixels | None = None
+) -> Questions:
     """Read `nlvr1/SPLIT.parquet` as questions answered false or true; ids are the examples', kinds the answers."""
     path = folder / "nlvr1" / f"{split}.parquet"
-    table = read_parquet(path, ["example_id", "sentence", "label", "objects", "image_png"])
+    table = read_parquet(path, ["example_id", "sentence", "label"])
     names = [check_text(name, f"{path}, row {row}: 'example_id'") for row, name in enumerate(table["example_id"])]
     labels = check_column(table, "label", bool, path)
-    objects = check_column(table, "objects", list, path)
-    pictures = check_column(table, "image_png", bytes, path)
     sentences = nlvr1_sentences(path)
-    rows = [
-        _describe(picture, things, f"{path}, row {row}")
-        for row, (picture, things) in enumerate(zip(pictures, objects, strict=True))
-    ]
-    if not rows:
+    if not names:
         raise UserError(f"{path}: it holds no example")
-    found = QuestionList(_regions(names, rows, path), training=False)
+    regions = _described(names, path) if pixels is None else open_pictures(path, pixels, identity="example_id")
+    found = QuestionList(regions, training=False)
     for row, name in enumerate(names):
         label = int(labels[row])
         found.add(name, sentences[row], name, {label: 1.0}, ANSWERS[label], f"{path}, row {row}")
     return found.pack(len(ANSWERS), vocabulary, longest, path)
 
 
-def _regions(names: list[str], rows: list[tuple[np.ndarray, np.ndarray, list[int]]], path: Path) -> Regions:
+def _described(names: list[str], path: Path) -> Regions:
+    table = read_parquet(path, ["objects", "image_png"])
+    objects = check_column(table, "objects", list, path)
+    pictures = check_column(table, "image_png", bytes, path)
+    rows = [
+        _describe(picture, things, f"{path}, row {row}")
+        for row, (picture, things) in enumerate(zip(pictures, objects, strict=True))
+    ]
     kinds = [kind for _, _, found in rows for kind in found]
     return Regions.from_arrays(
         names,

@@ -6,26 +6,26 @@ many patches as its shape asks for, and batches are padded to the longest, with 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 
-from vltickets.data.pictures import BrokenImage, Pictures, decode, find_pictures, picture_size
+from vltickets.data.picture_names import candidates, known_as
+from vltickets.data.pictures import BrokenImage, Pictures, decode, first_twice, holds_pictures, list_pictures
 from vltickets.data.ragged import Ragged
+from vltickets.data.records import read_json
 from vltickets.data.regions import Regions, geometry
 from vltickets.errors import UserError
 from vltickets.specs import Pixels
 
 LONGER_OVER_SHORTER = 1333 / 800  # no longer side is more times the shorter side asked for than this
 CACHE_BYTES = 2**29  # decoded patches that one set of pictures keeps in memory
-
-Read = TypeVar("Read")
 
 
 class PictureRows(Protocol):
@@ -44,8 +44,19 @@ class DrawnPictures:
     """The embedded world's pictures: one array uint8 [n, h, w, 3], memory-mapped (`scenes/files.py` writes it)."""
 
     def __init__(self, path: Path) -> None:
-        self.pixels = np.load(path / "pixels.npy", mmap_mode="r", allow_pickle=False)
-        self.names: list[str] = json.loads((path / "names.json").read_text())
+        file = path / "pixels.npy"
+        try:
+            pixels = np.load(file, mmap_mode="r", allow_pickle=False)
+        except Exception as error:  # a broken header is parsed as Python and raises errors of many kinds
+            raise UserError(f"{file}: not an .npy file ({' '.join(str(error).split())[:200]})") from None
+        bytes_of_colors = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[3:] == (3,)
+        if not bytes_of_colors or not pixels.size:
+            raise UserError(f"{file}: expected bytes [pictures, height, width, 3]; make the world's files again")
+        names = read_json(path / "names.json")
+        if not isinstance(names, list) or len(set(map(str, names))) != len(pixels):
+            raise UserError(f"{path / 'names.json'}: expected a list of {len(pixels)} different names")
+        self.pixels = pixels
+        self.names = [str(name) for name in names]
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -64,22 +75,29 @@ class EncodedPictures:
 
     def __init__(self, pictures: Pictures) -> None:
         self.pictures = pictures
-        self.names = pictures.names
+        self._sizes: dict[int, tuple[int, int]] = {}
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.pictures)
 
     def size(self, row: int) -> tuple[int, int]:
         """Return a picture's width and height in pixels, of which only its header is read."""
-        return self._told(row, picture_size)
+        with self._named(row):
+            self._sizes[row] = self.pictures.size(row)
+        return self._sizes[row]
 
     def image(self, row: int) -> Image.Image:
         """Return a picture in RGB; one that can't be decoded is a `UserError` that names it."""
-        return self._told(row, decode)
+        with self._named(row):
+            image = decode(self.pictures.content(row))
+            if image.size != self._sizes.get(row, image.size):
+                raise BrokenImage(f"its header said {self._sizes[row]}, its pixels are {image.size}")
+        return image
 
-    def _told(self, row: int, read: Callable[[bytes], Read]) -> Read:
+    @contextmanager
+    def _named(self, row: int) -> Iterator[None]:
         try:
-            return read(self.pictures.content(row))
+            yield
         except BrokenImage as error:
             raise UserError(
                 f"{self.pictures.where(row)}: the image can't be decoded ({error}); mend it, or take it and what is "
@@ -119,16 +137,17 @@ class PatchRows:
 
     def row(self, index: int) -> torch.Tensor:
         """Return one picture's patches [n, 3·p·p]."""
-        return (self._stored(index).float() / 255 - self.pixels.mean) / self.pixels.std
+        return scaled(self._stored(index), self.pixels)
 
     def padded(self, rows: np.ndarray, dtype: torch.dtype | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return some pictures' patches [rows, most, 3·p·p], zeros behind their ends, and the mask [rows, most]."""
         lengths = self.lengths[rows]
-        inside = torch.from_numpy(np.arange(max(int(lengths.max(initial=0)), 1)) < lengths[:, None])
-        out = torch.zeros(*inside.shape, self.width, dtype=dtype or torch.float32)
+        inside = _inside(lengths)
+        stored = torch.zeros(*inside.shape, self.width, dtype=torch.uint8)
         for place, row in enumerate(rows):
-            out[place, : lengths[place]] = self.row(int(row))
-        return out, inside
+            stored[place, : lengths[place]] = self._stored(int(row))
+        out = scaled(stored, self.pixels).masked_fill_(~inside[..., None], 0.0)
+        return out if dtype is None else out.to(dtype), inside
 
     def _stored(self, index: int) -> torch.Tensor:
         """Return one picture's patches as bytes, decoded once where there is room to keep them."""
@@ -164,14 +183,12 @@ class Cells:
     def row(self, index: int) -> torch.Tensor:
         """Return one picture's cells [n, 7]."""
         down, across = (int(count) for count in self.patches.grids[index])
-        top, left = torch.meshgrid(torch.arange(down), torch.arange(across), indexing="ij")
-        corners = torch.stack([left / across, top / down, (left + 1) / across, (top + 1) / down], dim=-1)
-        return geometry(corners.reshape(-1, 4))
+        return _cells(down, across)
 
     def padded(self, rows: np.ndarray, dtype: torch.dtype | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return some pictures' cells [rows, most, 7], and the mask [rows, most]."""
         lengths = self.lengths[rows]
-        inside = torch.from_numpy(np.arange(max(int(lengths.max(initial=0)), 1)) < lengths[:, None])
+        inside = _inside(lengths)
         out = torch.zeros(*inside.shape, self.width, dtype=dtype or torch.float32)
         for place, row in enumerate(rows):
             out[place, : lengths[place]] = self.row(int(row))
@@ -179,78 +196,117 @@ class Cells:
 
 
 class PatchRegions(Regions):
-    """Patches in the place of regions. A picture answers to its own name and to that of its regions, see `aliases`."""
+    """Patches in the place of regions. A picture answers to its own name and to that of its regions (`candidates`).
+
+    `own` says that the pictures are one task's: then a number alone is a name, see `data/picture_names.py`.
+    """
+
+    features: PatchRows
+    own = True
 
     def index(self, name: str, needed_by: str) -> int:
         """Return the row of an image; a missing one is a `UserError` that names pictures, image and who needs it."""
-        for alias in aliases(name):
-            if alias in self._index:
-                return self._index[alias]
-        raise UserError(f"{self.where} has no picture {' or '.join(aliases(name))}, which {needed_by} needs")
+        for candidate in candidates(name, own=self.own):
+            if candidate in self._index:
+                return self._index[candidate]
+        wanted = " or ".join(candidates(name, own=self.own))
+        raise UserError(f"{self.where} has no picture {wanted}, which {needed_by} needs")
 
     def __contains__(self, name: object) -> bool:
-        return any(alias in self._index for alias in aliases(str(name)))
+        return any(candidate in self._index for candidate in candidates(str(name), own=self.own))
 
 
 def patches_of(names: Sequence[str], pictures: PictureRows, pixels: Pixels, where: str) -> PatchRegions:
-    """Return pictures as patches; `names` are theirs, without endings."""
+    """Return pictures as patches; `names` are what they are found by (`known_as`). All sizes are looked at now."""
     rows = PatchRows(pictures, pixels)
+    # Soft labels there are none: an array without columns takes no memory, however many rows it has.
     nothing = Ragged(np.zeros((int(rows.lengths.sum()), 0), np.float16), np.concatenate([[0], np.cumsum(rows.lengths)]))
-    return PatchRegions([aliases(name)[0] for name in names], rows, Cells(rows), nothing, where)
+    return PatchRegions(list(names), rows, Cells(rows), nothing, where)
 
 
-def open_pictures(path: Path, pixels: Pixels) -> PatchRegions:
-    """Return the patches of a folder of images, of a Parquet file's images, or of the world's drawn pictures."""
+def open_pictures(path: Path, pixels: Pixels, *, own: bool = True, identity: str = "image_id") -> PatchRegions:
+    """Return the patches of a folder of images, of a Parquet file's images, or of the world's drawn pictures.
+
+    `identity` is the Parquet column that names an image. Two images of one name, and an image whose header is broken,
+    are a `UserError` that names them.
+    """
     if (path / "pixels.npy").exists():
         drawn = DrawnPictures(path)
-        return patches_of(drawn.names, drawn, pixels, str(path))
-    found = find_pictures(path, "{stem}")
-    return patches_of(found.names, EncodedPictures(found), pixels, str(path))
+        found = patches_of([known_as(name) for name in drawn.names], drawn, pixels, str(path))
+    else:
+        pictures = list_pictures(path, "{stem}", identity)
+        folders = [file.relative_to(path).parts[:-1] for file in pictures.files] or [()] * len(pictures)
+        names = [known_as(name, inside) for name, inside in zip(pictures.names, folders, strict=True)]
+        if twice := first_twice(names):
+            first, second = (pictures.where(row) for row in twice)
+            raise UserError(
+                f"{path}: {first} and {second} are both found by the name {names[twice[0]]!r}; take one away, or put "
+                "each data set's pictures into a folder called after it (docs/data.md)"
+            )
+        found = patches_of(names, EncodedPictures(pictures), pixels, str(path))
+    found.own = own
+    found._opened = partial(open_pictures, own=own, identity=identity), (path, pixels)
+    return found
+
+
+def are_pictures(path: Path) -> bool:
+    """Say whether `open_pictures` is what opens this path: image files in or below it, a Parquet file, or drawings."""
+    return (path / "pixels.npy").exists() or holds_pictures(path)
+
+
+def decode_all(path: Path) -> int:
+    """Return the number of pictures after decoding each; the first broken one is a `UserError` that names it."""
+    drawn = (path / "pixels.npy").exists()
+    pictures: PictureRows = DrawnPictures(path) if drawn else EncodedPictures(list_pictures(path))
+    for row in range(len(pictures)):
+        pictures.image(row)
+    return len(pictures)
 
 
 def find_patches(folder: Path, names: Sequence[str], pixels: Pixels) -> PatchRegions:
     """Return the pictures of a task's folder as patches.
 
     The first there is of `pictures_NAME/`, `pictures_NAME.parquet`, `pictures/` and `pictures.parquet` in it, else
-    `pictures/` beside it.
+    `pictures/` beside it, which all tasks share.
     """
     wanted = [f"pictures_{name}" for name in names] + ["pictures"]
     places = [folder / f"{name}{ending}" for name in wanted for ending in ("", ".parquet")]
-    found = next((place for place in [*places, folder.parent / "pictures"] if place.exists()), None)
-    if found is None:
+    shared = folder.parent / "pictures"
+    for place in places:
+        if place.exists():
+            return open_pictures(place, pixels)
+    if not shared.exists():
         raise UserError(
             f"{folder}: no pictures for {names[0]}; expected image files in {places[0].name}/ or pictures/ here, or in "
-            f"{folder.parent / 'pictures'}/"
+            f"{shared}/"
         )
-    return open_pictures(found, pixels)
-
-
-def aliases(name: str) -> tuple[str, ...]:
-    """Return what a picture may be called, given its name or that of its regions.
-
-    >>> aliases("coco_val2014_000000000042.npz")
-    ('coco_val2014_000000000042', '000000000042', '42')
-    >>> aliases("nlvr2_dev-0-1-img0.npz")
-    ('nlvr2_dev-0-1-img0', 'dev-0-1-img0')
-    """
-    stem = name.removesuffix(".npz").lower()
-    found = [stem]
-    head, _, last = stem.rpartition("_")
-    if head:
-        found.append(last)
-    if last.isdecimal():
-        found.append(str(int(last)))
-    return tuple(dict.fromkeys(found))
+    return open_pictures(shared, pixels, own=False)
 
 
 def scaled_size(width: int, height: int, pixels: Pixels) -> tuple[int, int]:
-    """Return the width and height that a picture is scaled to: whole patches, at least one each way."""
-    scale = pixels.shorter / min(width, height)
-    longest = int(LONGER_OVER_SHORTER * pixels.shorter)
-    if scale * max(width, height) > longest:
-        scale = longest / max(width, height)
-    sides = [int(side * scale + 0.5) // pixels.patch * pixels.patch for side in (width, height)]
+    """Return the width and height that a picture is scaled to: whole patches, at least one each way.
+
+    The official rule (`MinMaxResize`) number by number, so that halves are rounded as there; only the least of one
+    patch is ours: officially a side may come to nothing.
+    """
+    shorter, longest = pixels.shorter, int(LONGER_OVER_SHORTER * pixels.shorter)
+    scale = shorter / min(width, height)
+    across, down = (scale * width, float(shorter)) if height < width else (float(shorter), scale * height)
+    if max(across, down) > longest:
+        scale = longest / max(across, down)
+        across, down = across * scale, down * scale
+    sides = [int(side + 0.5) // pixels.patch * pixels.patch for side in (across, down)]
     return max(sides[0], pixels.patch), max(sides[1], pixels.patch)
+
+
+def scaled(stored: torch.Tensor, pixels: Pixels) -> torch.Tensor:
+    """Return bytes as the numbers a backbone takes, float32 of the same shape."""
+    return stored.float().div_(255).sub_(pixels.mean).div_(pixels.std)
+
+
+def unscaled(values: torch.Tensor, pixels: Pixels) -> torch.Tensor:
+    """Return the bytes that `scaled` made these numbers of."""
+    return values.mul(pixels.std).add_(pixels.mean).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def cut(picture: torch.Tensor, patch: int) -> torch.Tensor:
@@ -265,3 +321,16 @@ def joined_pictures(patches: torch.Tensor, grid: tuple[int, int], patch: int) ->
     down, across = grid
     cells = patches.reshape(len(patches), down, across, 3, patch, patch)
     return cells.permute(0, 3, 1, 4, 2, 5).reshape(len(patches), 3, down * patch, across * patch)
+
+
+def _inside(lengths: np.ndarray) -> torch.Tensor:
+    """Return the mask [rows, most] of what is no padding."""
+    return torch.from_numpy(np.arange(max(int(lengths.max(initial=0)), 1)) < lengths[:, None])
+
+
+@lru_cache(maxsize=512)
+def _cells(down: int, across: int) -> torch.Tensor:
+    """Return the cells [down·across, 7] of a grid; nobody writes into them."""
+    top, left = torch.meshgrid(torch.arange(down), torch.arange(across), indexing="ij")
+    corners = torch.stack([left / across, top / down, (left + 1) / across, (top + 1) / down], dim=-1)
+    return geometry(corners.reshape(-1, 4))

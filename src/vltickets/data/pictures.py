@@ -6,12 +6,14 @@ import importlib
 import io
 import re
 import string
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from PIL import Image
 
 from vltickets.errors import UserError
@@ -48,8 +50,12 @@ class Pictures:
         """Return the encoded bytes of one image."""
         if not self.column:
             return _read(self.files[row])
-        value: bytes | None = _packed_column(self.path, self.column)[row].as_py()
+        value: bytes | None = _packed_column(self.path, self.column, *_state(self.path))[row].as_py()
         return value or b""
+
+    def size(self, row: int) -> tuple[int, int]:
+        """Return an image's width and height in pixels; of a file no more than its header is read."""
+        return _opened(self.content(row) if self.column else self.files[row], lambda image: image.size)
 
     def contents(self, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
         """Yield name and encoded bytes of the wanted images, in order, one in memory at a time."""
@@ -66,51 +72,92 @@ class Pictures:
 
 
 def find_pictures(path: Path, name_format: str = DEFAULT_FORMAT) -> Pictures:
+    """Return the images of `list_pictures`, of which no two have one name; else a `UserError` that names both."""
+    pictures = list_pictures(path, name_format)
+    if twice := first_twice(pictures.names):
+        first, second = (pictures.where(row) for row in twice)
+        raise UserError(
+            f"{path}: {first} and {second} would both be called {pictures.names[twice[0]]!r}; "
+            f"tell them apart with --name-format, such as {{path}}.npz (now {name_format!r})"
+        )
+    return pictures
+
+
+def list_pictures(path: Path, name_format: str = DEFAULT_FORMAT, identity: str = "image_id") -> Pictures:
     """Return the images of a folder (all below it, sorted by path) or of a Parquet file (in its order), with names.
 
     `name_format` is a format of Python's with the fields `stem`, the file's name without its ending or the `image_id`;
     `id`, the whole number that this is or ends in; `path`, the path in the folder without its ending and `_` for `/`;
     and, of a Parquet file, every other column. So `coco_val2017_{id:012d}.npz` are the names that COCO's regions have.
-    Two images of one name, or none at all, are a `UserError`.
+    `identity` is the Parquet column in the place of `image_id`. No image at all is a `UserError`.
     """
     if not path.exists():
         raise UserError(f"{path}: no such folder or file; expected images or a Parquet file of them")
-    pictures = _in_folder(path, name_format) if path.is_dir() else _in_parquet(path, name_format)
+    return _in_folder(path, name_format) if path.is_dir() else _in_parquet(path, name_format, identity)
+
+
+def first_twice(names: Sequence[str]) -> tuple[int, int] | None:
+    """Return the first two places of the first name that stands twice, or None."""
     seen: dict[str, int] = {}
-    for row, name in enumerate(pictures.names):
+    for row, name in enumerate(names):
         if seen.setdefault(name, row) != row:
-            raise UserError(
-                f"{path}: {pictures.where(seen[name])} and {pictures.where(row)} would both be called {name!r}; "
-                f"tell them apart with --name-format, such as {{path}}.npz (now {name_format!r})"
-            )
-    return pictures
+            return seen[name], row
+    return None
+
+
+def holds_pictures(path: Path) -> bool:
+    """Say whether a path is a folder with an image file in or below it, or a Parquet file."""
+    if path.is_dir():
+        return any(_is_picture(file) for file in path.rglob("*"))
+    return path.suffix == ".parquet" and path.is_file()
 
 
 def decode(content: bytes) -> Image.Image:
-    """Return an image in RGB, as its pixels lie (no EXIF turn: annotations count pixels so), or raise `BrokenImage`."""
-    return _opened(content, lambda image: image.convert("RGB"))
+    """Return an image in RGB, as its pixels lie, or raise `BrokenImage`.
+
+    No EXIF turn, for annotations count pixels so; what is transparent has the color that lies under it, as officially
+    in ViLT; 16 bits of grey are cut to their upper 8, where Pillow would show everything above 255 as white.
+    """
+    return _opened(content, _in_colors)
 
 
-def picture_size(content: bytes) -> tuple[int, int]:
-    """Return an image's width and height from its header, or raise `BrokenImage`."""
-    return _opened(content, lambda image: image.size)
+def _in_colors(image: Image.Image) -> Image.Image:
+    if not image.mode.startswith(("I", "F")):
+        return image.convert("RGB")
+    values = np.asarray(image)
+    lowest, highest = values.min(), values.max()
+    if values.dtype.kind == "f" or lowest < 0 or highest > 65535:
+        raise ValueError(f"its pixels are numbers from {lowest} to {highest}, expected 8 or 16 bits")
+    if image.mode != "I" or highest > 255:
+        values = values >> 8
+    return Image.fromarray(values.astype(np.uint8)).convert("RGB")
 
 
-def _opened(content: bytes, read: Callable[[Image.Image], Read]) -> Read:
+def _opened(source: bytes | Path, read: Callable[[Image.Image], Read]) -> Read:
+    """Read something of an image; what goes wrong within it is a `BrokenImage`, an unreadable file a `UserError`."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            return read(image)
+        with warnings.catch_warnings():
+            # A size from which Pillow warns is no error; from twice that on, it raises one.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                return read(image)
     except MemoryError:
         raise
     except Exception as error:  # on broken bytes Pillow's decoders raise nearly anything
-        # The buffer's address says nothing and differs from run to run.
-        reason = re.sub(r" file <_io\.BytesIO object at 0x[0-9a-f]+>", "", str(error))
+        if isinstance(source, Path) and isinstance(error, OSError) and error.strerror:
+            raise _unreadable(source, error) from None
+        # The buffer's address says nothing and differs from run to run; the file's name is said by the caller.
+        reason = re.sub(r" file (<_io\.BytesIO object at 0x[0-9a-f]+>|'.*')", "", str(error))
         raise BrokenImage(" ".join(reason.split()) or type(error).__name__) from error
 
 
+def _is_picture(file: Path) -> bool:
+    hidden = file.name.startswith(".")  # ._1.jpg is what a Mac leaves beside 1.jpg
+    return file.suffix.lower() in ENDINGS and not hidden and file.is_file()
+
+
 def _in_folder(folder: Path, name_format: str) -> Pictures:
-    found = (file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
-    files = sorted(file for file in found if not file.name.startswith("."))  # ._1.jpg is what a Mac leaves beside 1.jpg
+    files = sorted(file for file in folder.rglob("*") if _is_picture(file))
     if not files:
         raise UserError(f"{folder}: no image files in it (looked for {', '.join(ENDINGS)})")
     names = []
@@ -120,7 +167,7 @@ def _in_folder(folder: Path, name_format: str) -> Pictures:
     return Pictures(folder, names, files)
 
 
-def _in_parquet(path: Path, name_format: str) -> Pictures:
+def _in_parquet(path: Path, name_format: str, identity: str) -> Pictures:
     parquet = _parquet()
     try:
         schema = parquet.read_schema(path)
@@ -128,26 +175,44 @@ def _in_parquet(path: Path, name_format: str) -> Pictures:
         raise UserError(f"{path}: neither a folder nor a Parquet file ({str(error).splitlines()[0]})") from None
     found = schema.names
     column = next((name for name in IMAGE_COLUMNS if name in found), "")
-    if not column or "image_id" not in found or "binary" not in str(schema.field(column).type):
+    if not column or identity not in found or "binary" not in str(schema.field(column).type):
         raise UserError(
-            f"{path}: expected the column image_id and, with the images' bytes, {' or '.join(IMAGE_COLUMNS)} "
+            f"{path}: expected the column {identity} and, with the images' bytes, {' or '.join(IMAGE_COLUMNS)} "
             f"(found: {', '.join(found)})"
         )
     fields = [name for name in _fields(name_format) if name in found and name not in ("stem", "id", "path", column)]
-    rows = parquet.read_table(path, columns=sorted({"image_id", *fields})).to_pylist()
+    rows = _table(path, sorted({identity, *fields})).to_pylist()
     if not rows:
         raise UserError(f"{path}: no rows, so no images")
     names = []
     for number, row in enumerate(rows):
-        stem = str(row["image_id"])
+        stem = str(row[identity])
         names.append(_name(name_format, stem, {"path": stem.replace("/", "_"), **row}, f"{path}, row {number}"))
     return Pictures(path, names, [], column)
 
 
 @lru_cache(maxsize=4)
-def _packed_column(path: Path, column: str) -> Any:
-    """Return a column of encoded images, memory-mapped."""
-    return _parquet().read_table(path, columns=[column], memory_map=True).column(0)
+def _packed_column(path: Path, column: str, size: int, changed: int) -> Any:
+    """Return a column of encoded images, all of it in memory; `size` and `changed` tell a file from its successor."""
+    return _table(path, [column]).column(0)
+
+
+def _table(path: Path, columns: list[str]) -> Any:
+    try:
+        return _parquet().read_table(path, columns=columns, memory_map=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # torn pages, text that is not UTF-8: pyarrow raises errors of many kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: a broken Parquet file ({reason})") from None
+
+
+def _state(path: Path) -> tuple[int, int]:
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return state.st_size, state.st_mtime_ns
 
 
 def _name(name_format: str, stem: str, fields: dict[str, Any], where: str) -> str:
@@ -178,8 +243,13 @@ def _fields(name_format: str) -> set[str]:
 def _read(file: Path) -> bytes:
     try:
         return file.read_bytes()
-    except OSError as error:  # a disk or a permission, which can be mended: not a broken image to be skipped for good
-        raise UserError(f"{file} can't be read ({error.strerror}); mend that and start again: it goes on") from None
+    except OSError as error:
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: Path, error: OSError) -> UserError:
+    """Return the error of a disk or a permission, which can be mended: not of a broken image to be skipped for good."""
+    return UserError(f"{file} can't be read ({error.strerror}); mend that and start again: it goes on")
 
 
 def _parquet() -> Any:

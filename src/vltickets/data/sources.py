@@ -133,10 +133,9 @@ class Source:
 
     def statements(self, split: str) -> Questions:
         """Read a split of NLVR v1, sentences about one picture: scores one-hot over false, true (layout `photos`)."""
-        self._regions_only("nlvr1")
         if self.layout != "photos":
             raise UserError(f"{self.folder}: the layout {self.layout} has no NLVR v1; the layout photos has it")
-        return read_nlvr1(self.folder, split, self.vocabulary, LONGEST_TEXT)
+        return read_nlvr1(self.folder, split, self.vocabulary, LONGEST_TEXT, self.pixels)
 
     def vcr(self, split: str) -> Choices:
         """Read a split of VCR."""

@@ -53,7 +53,8 @@ def world_maker(spec: World, folder: Path) -> Callable[[str, str, bool], None]:
         if pictures and part in NOT_DRAWN:
             raise UserError(f"the embedded world has no pictures for {part}; use a backbone that takes regions")
         name = "all" if part in AT_ONCE else split
-        marker = folder / part / f".{name}.{'pictures' if pictures else 'whole'}"
+        whole, drawn = (folder / part / f".{name}.{state}" for state in ("whole", "pictures"))
+        marker = drawn if pictures else whole
         if marker.exists():
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +62,8 @@ def world_maker(spec: World, folder: Path) -> Callable[[str, str, bool], None]:
             if marker.exists():
                 return
             _write(spec, folder, part, split, {"pictures": True} if pictures else {})
-            write_file(marker, b"")
+            for made in (whole, marker):
+                write_file(made, b"")
 
     return make
 

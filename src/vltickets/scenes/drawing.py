@@ -16,7 +16,7 @@ PICTURE_SIDE = 36
 # be read apart by a linear map. On grey ground the same model did not learn shapes.
 PALETTE = ((255, 40, 40), (40, 235, 40), (70, 90, 255), (240, 225, 0), (205, 60, 255), (0, 225, 235))
 GLINT = (255, 255, 255)
-COVERED = (0, 0, 0)  # a corner that something hides: whether it glints can't be told
+COVERED = (110, 110, 110)  # a corner that something hides, be there a glint or not; black would be a ball's own corner
 COLORLESS = (190, 190, 190)
 
 Box = tuple[float, float, float, float]

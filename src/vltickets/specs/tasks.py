@@ -11,11 +11,17 @@ from vltickets.specs.spec import Spec
 
 
 class TaskBase(Spec):
-    """What all tasks share. `blind` zeroes region features and boxes in training and in testing (the blind floor)."""
+    """What all tasks share. `blind` zeroes region features and boxes in training and in testing (the blind floor).
+
+    `augment` changes training pictures by that many operations of RandAugment, for backbones that take patches
+    (`data/augmentation.py`): ViLT's fine-tuning officially has 2 of magnitude 9, its pre-training none.
+    """
 
     data: DataSpec
     split: str = Field("test", description="the held-out split that is scored")
     blind: bool = False
+    augment: int = Field(0, ge=0, le=14, description="RandAugment's operations on each training picture; 0: none")
+    magnitude: int = Field(9, ge=0, le=30, description="RandAugment's strength, of 30")
 
 
 class Vqa(TaskBase):

@@ -22,6 +22,7 @@ from vltickets.specs import (
     Vqa,
 )
 from vltickets.tasks.answering import AnswerHead, LxmertAnswerHead, ViltAnswerHead
+from vltickets.tasks.augmentation import augment_training
 from vltickets.tasks.gqa import GqaTask
 from vltickets.tasks.lxmert_pretraining import LxmertPretrainingTask
 from vltickets.tasks.matching import MatchingTask
@@ -42,10 +43,17 @@ def build_task(spec: TaskSpec, source: Source, backbone: BackboneSpec, labels: d
     `labels` are a trained model's own, where it is scored elsewhere.
     """
     check_task(spec, backbone)
+    if not isinstance(backbone, Vilt):
+        return _build(spec, source, backbone, labels)
+    task = _build(spec, source.seen_as(backbone.pixels), backbone, labels)
+    if spec.augment:
+        augment_training(task, spec, backbone.pixels)
+    return task
+
+
+def _build(spec: TaskSpec, source: Source, backbone: BackboneSpec, labels: dict[str, str] | None) -> Task:
     lxmert, vilt = isinstance(backbone, Lxmert), isinstance(backbone, Vilt)
     answer_head = LxmertAnswerHead if lxmert else ViltAnswerHead if vilt else AnswerHead
-    if isinstance(backbone, Vilt):
-        source = source.seen_as(backbone.pixels)
     given = (labels or {}).get("answers")
     answers = None if given is None else given.split("\n")
     match spec:
@@ -78,6 +86,11 @@ def check_task(spec: TaskSpec, backbone: BackboneSpec) -> None:
     """Refuse a task that a backbone of this kind can't do, with `UserError`."""
     if isinstance(backbone, Vilt):
         _check_for_patches(spec)
+    elif spec.augment:
+        raise UserError(
+            f"the task {spec.kind} has augment = {spec.augment}, which changes pictures, and this backbone takes a "
+            "detector's regions; leave it out, or use a ViLT"
+        )
     if not isinstance(backbone, Lxmert):
         if isinstance(spec, LxmertPretraining):
             raise UserError(f"LXMERT's own pre-training is for an LXMERT, and the backbone is a {backbone.kind}")

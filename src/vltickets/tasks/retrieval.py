@@ -6,6 +6,7 @@ Trained by a margin on the sigmoids of right and wrong pairs. The paper's settin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,10 +25,14 @@ DEPTHS = (1, 5, 10)
 
 @dataclass(frozen=True)
 class Pairs:
-    """Caption rows and images [groups, 1 + wrong] of one step; the first of each group belongs together."""
+    """Caption rows and images [groups, 1 + wrong] of one step; the first of each group belongs together.
+
+    `changed` is what is done to their inputs before they are trained on, if anything (`tasks/augmentation.py`).
+    """
 
     captions: np.ndarray
     images: np.ndarray
+    changed: Callable[[Inputs], Inputs] | None = None
 
 
 class RetrievalTask(PairTask):
@@ -77,17 +82,18 @@ class RetrievalTask(PairTask):
         was_training = model.training
         model.eval()
         with torch.no_grad():
-            scores = self._scores(model, pairs).cpu().numpy()
+            scores = self._scores(model, replace(pairs, changed=None)).cpu().numpy()
         model.train(was_training)
         hardest = np.argsort(-scores[:, 1:], axis=1, kind="stable")[:, : self.spec.hard_negatives] + 1
         kept = np.concatenate([np.zeros((len(hardest), 1), dtype=np.int64), hardest], axis=1)
         rows = np.arange(len(kept))[:, None]
-        return Pairs(pairs.captions[rows, kept], pairs.images[rows, kept])
+        return replace(pairs, captions=pairs.captions[rows, kept], images=pairs.images[rows, kept])
 
     def _scores(self, model: Model, pairs: Pairs) -> torch.Tensor:
         data = self.captions("train")
         inputs = assemble(data.texts, pairs.captions.ravel(), data.regions, pairs.images.ravel())
-        inputs = self._seen(inputs).to(model.device)
+        inputs = self._seen(inputs)
+        inputs = (pairs.changed(inputs) if pairs.changed else inputs).to(model.device)
         scores: torch.Tensor = model.head(model.backbone(inputs).pooled).float()
         return scores.view(pairs.captions.shape)
 
