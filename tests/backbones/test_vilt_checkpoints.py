@@ -181,6 +181,8 @@ def test_a_folder_of_masked_words_gives_the_librarys_words(tmp_path: Path) -> No
     check_trunk(got, model.vilt)
     assert got.report.missing == ["itm_output.weight", "itm_output.bias"]
     assert got.report.unexpected == got.report.notes == []
+    whole = read_checkpoint(saved(tmp_path / "w.bin", model.state_dict()), SPEC)  # the tied decoder with it
+    assert (whole.report, sorted(whole.heads)) == (got.report, sorted(got.heads))
     given, values = example()
     words = WordPrediction(16, WORDS)
     words.load_state_dict(head_of(got, "cls.predictions."))
