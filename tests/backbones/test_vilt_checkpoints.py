@@ -323,7 +323,7 @@ def test_the_base_size_is_listed_with_reasons() -> None:
     reasons = {weight.name: weight.reason for weight in weights}
     assert reasons["embeddings.patch_embeddings.projection.weight"] == "projection of the picture"
     assert reasons[PLACES] == reasons["embeddings.cls_token"] == "embedding"
-    assert reasons[TYPES] == reasons[VILT_WORDS] == "embedding table"
+    assert (reasons[TYPES], reasons[VILT_WORDS]) == ("embedding table", "word table")
     assert reasons["layernorm.weight"] == reasons["encoder.layer.0.layernorm_before.weight"] == "norm"
     assert reasons["encoder.layer.11.attention.attention.query.weight"] == "matrix of the encoder"
 

@@ -42,7 +42,7 @@ from vltickets.store import write_file
 FORMAT = "vltickets-weights-1"
 Tensors = dict[str, torch.Tensor]
 TRUNK = ("embeddings.", "img_embeddings.", "encoder.", "layernorm.", "pooler.")
-PARTS = ("img_embeddings.", "pooler.")  # of the trunk, that a checkpoint may do without
+DISPENSABLE = ("img_embeddings.", "pooler.")  # of the trunk, that a checkpoint may do without
 HEADS = (
     "cls.predictions.",
     "feat_regress.",
@@ -288,7 +288,7 @@ def _check_trunk(trunk: Tensors, spec: BackboneSpec, path: Path) -> tuple[list[s
             wanted = expected.get(name, "no such tensor")
             raise UserError(f"{path} does not fit the backbone: {name} should be {wanted}, found {found}")
     missing = [name for name in expected if name not in trunk]
-    whole = tuple(part for part in TRUNK if part not in PARTS or any(name.startswith(part) for name in trunk))
+    whole = tuple(part for part in TRUNK if part not in DISPENSABLE or any(name.startswith(part) for name in trunk))
     if half := [name for name in missing if name.startswith(whole)]:
         raise UserError(f"{path} is half a checkpoint: it lacks {half[0]} ({len(half)} tensors in all)")
     grown = [f"{TYPES}: {types} rows instead of 2"] if types > 2 else []
