@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,10 +19,14 @@ from vltickets.backbones.vilt_checkpoints import PLACES, TYPES, VILT_WORDS
 from vltickets.data import Inputs
 from vltickets.data.patches import cut
 from vltickets.errors import UserError
-from vltickets.specs import SIZES, Pixels, Vilt
+from vltickets.specs import SIZES, Imported, Matching, Nlvr2, Pixels, Recipe, Train, Vilt, World
+from vltickets.store import Store
+from vltickets.tasks import Model
 from vltickets.tasks.answering import ViltAnswerHead
 from vltickets.tasks.heads import WordPrediction
-from vltickets.tasks.nlvr2 import ViltPairedHead
+from vltickets.tasks.matching import MatchingTask
+from vltickets.tasks.nlvr2 import ViltNlvr2Task, ViltPairedHead
+from vltickets.tickets import initialise
 
 transformers = pytest.importorskip("transformers", reason="a ViLT needs transformers (vltickets[hf])")
 SPEC = Vilt(layers=2, hidden=16, heads=2, intermediate=24, positions=12, pixels=Pixels(patch=4, shorter=12))
@@ -165,6 +170,29 @@ def test_what_is_written_is_read_back_as_trunk_and_heads(tmp_path: Path) -> None
     trunk, heads = split_import(read_checkpoint(tmp_path / "in.safetensors", SPEC).trunk | got.heads)
     assert (sorted(trunk), sorted(heads)) == (sorted(got.trunk), sorted(got.heads))
     assert read_about(tmp_path / "in.safetensors")["report"]["notes"] == got.report.notes
+
+
+@pytest.mark.parametrize("rows", [2, 3])
+def test_a_start_gives_each_task_its_types_and_matching_its_score(tmp_path: Path, rows: int) -> None:
+    state = official(made("ViltModel", modality_type_vocab_size=rows))
+    got = read_checkpoint(saved(tmp_path / "vilt.ckpt", {"state_dict": state}), SPEC)
+    write_import(got, tmp_path / "in.safetensors", source="vilt.ckpt")
+    store = Store(tmp_path / "store")
+    store.prepare()
+    start = Imported(name="in", sha256=store.put_imported(tmp_path / "in.safetensors"))
+    data, unread = World(generator=1), SimpleNamespace(nlvr2=len, captions=len)  # nothing of the data is needed
+    table = state["token_type_embeddings.weight"]
+    for spec, task, like in (
+        (Nlvr2(data=data), ViltNlvr2Task(Nlvr2(data=data), unread, 2), [0, 1, rows - 1]),
+        (Matching(data=data), MatchingTask(Matching(data=data), unread), [0, 1]),
+    ):
+        backbone = build_backbone(SPEC, vocabulary=WORDS, region_width=48, dropout=0.0, type_count=len(like))
+        model = Model(backbone, task.head(16, 0.0))
+        recipe = Recipe(steps=1, learning_rate=0.1)
+        initialise(model, task, Train(backbone=SPEC, task=spec, start=start, recipe=recipe), store)
+        assert torch.equal(backbone.state_dict()[TYPES], table[like])
+        assert torch.equal(backbone.pooler.dense.weight, state["pooler.dense.weight"])
+    assert torch.equal(model.head.rank_output.weight, state["itm_score.fc.weight"][1:])  # officially of row 1, "match"
 
 
 def test_a_folder_of_the_bare_model_leaves_the_heads_random(tmp_path: Path) -> None:
