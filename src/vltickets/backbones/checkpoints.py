@@ -1,7 +1,9 @@
-"""Official checkpoints, read safely and brought under our names: UNITER's, VILLA's, LXMERT's, BERT's, Hugging Face's.
+"""Official checkpoints, read safely and brought under our names: UNITER's, VILLA's, LXMERT's, ViLT's, BERT's, and
+Hugging Face's of these.
 
 Our trunk names are the official ones without `uniter.`, `bert.` or `lxmert.`; the heads keep the official names
-(official-models 1.3, 1.4 and 4.2), but for LXMERT's matching head, which is `itm_output` as in UNITER.
+(official-models 1.3, 1.4 and 4.2), but for LXMERT's matching head, which is `itm_output` as in UNITER. ViLT's
+names are in `vilt_checkpoints.py`.
 Nothing in a file is ever run: pickles are read with PyTorch's restricted reader only.
 """
 
@@ -22,14 +24,25 @@ from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 
 from vltickets.backbones.building import build_backbone
+from vltickets.backbones.vilt_checkpoints import (
+    PLACES,
+    VILT_HEADS,
+    VILT_WORDS,
+    check_vilt_config,
+    check_vilt_heads,
+    fit_vilt,
+    places_side,
+    vilt_name,
+)
 from vltickets.data import read_answer_table
 from vltickets.errors import UserError
-from vltickets.specs import BackboneSpec, Lxmert
+from vltickets.specs import BackboneSpec, Lxmert, Vilt
 from vltickets.store import write_file
 
 FORMAT = "vltickets-weights-1"
 Tensors = dict[str, torch.Tensor]
-TRUNK = ("embeddings.", "img_embeddings.", "encoder.", "pooler.")
+TRUNK = ("embeddings.", "img_embeddings.", "encoder.", "layernorm.", "pooler.")
+DISPENSABLE = ("img_embeddings.", "pooler.")  # of the trunk, that a checkpoint may do without
 HEADS = (
     "cls.predictions.",
     "feat_regress.",
@@ -60,12 +73,16 @@ LXMERT_PREFIX = re.compile(r"^(?:lxrt_encoder\.model\.)?(?:module\.)?(?:bert\.|l
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a checkpoint's tensors: `missing` ones start random, `unexpected` ones were left out."""
+    """What became of a checkpoint's tensors: `missing` ones start random, `unexpected` ones were left out.
+
+    `notes` say what else is not as it was, each in a sentence.
+    """
 
     mapped: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     grown: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -87,7 +104,7 @@ class Checkpoint:
 def read_checkpoint(
     path: Path, backbone: BackboneSpec, vocabulary: Path | None = None, answers: Path | None = None
 ) -> Checkpoint:
-    """Read a `.pt`, `.pth`, `.bin` or `.safetensors` file, or a Hugging Face folder, as weights of `backbone`.
+    """Read a `.pt`, `.pth`, `.ckpt`, `.bin` or `.safetensors` file, or a Hugging Face folder, as weights of `backbone`.
 
     Raises `UserError` where the file can't be read without running code, is damaged, is of another size, lacks part
     of the trunk it begins, or holds numbers that are not finite; and where `answers`, LXMERT's answer table
@@ -95,30 +112,39 @@ def read_checkpoint(
     """
     file = _weight_file(path)
     words = vocabulary or (path / "vocab.txt" if path.is_dir() and (path / "vocab.txt").exists() else None)
-    rename, of_heads = (lxmert_name, LXMERT_HEADS) if isinstance(backbone, Lxmert) else (our_name, HEADS)
+    rename, of_heads = _naming(backbone)
     tensors, unexpected = _renamed(_unwrapped(_read(file), file), file, rename)
+    side = places_side(tensors.get(PLACES))
+    notes = fit_vilt(tensors, backbone, file) if isinstance(backbone, Vilt) else []
     _drop_tied(tensors, file)
     trunk = {name: value for name, value in tensors.items() if name.startswith(TRUNK)}
     heads = {name: value for name, value in tensors.items() if name.startswith(of_heads)}
     unexpected += [name for name in tensors if name not in trunk and name not in heads]
     missing, grown = _check_trunk(trunk, backbone, file)
+    if isinstance(backbone, Vilt):
+        missing += check_vilt_heads(heads, backbone, len(trunk[VILT_WORDS]), file)
+        if path.is_dir() and (path / "config.json").exists():
+            notes += check_vilt_config(path / "config.json", trunk, backbone, side)
     for name, value in (trunk | heads).items():
         if not bool(torch.isfinite(value).all()):
             raise UserError(f"{file}: {name} holds numbers that are not finite; the checkpoint is of a failed run")
-    text = None if words is None else _vocabulary_text(words, len(trunk[WORDS]))
-    report = Report(sorted([*trunk, *heads]), missing, sorted(unexpected), grown)
+    text = None if words is None else _vocabulary_text(words, len(trunk[_word_table(backbone)]))
+    report = Report(sorted([*trunk, *heads]), missing, sorted(unexpected), grown, notes)
     return Checkpoint(backbone, trunk, heads, report, _file_hash(file), text, _answers(answers, heads, file))
 
 
 def write_import(checkpoint: Checkpoint, path: Path, *, source: str) -> None:
     """Write a checkpoint as one safetensors file (float32) with all that is known of it as metadata, whole or not."""
+    report = asdict(checkpoint.report)
+    if not report["notes"]:
+        del report["notes"]  # as before there were any: the file's hash is in studies' digests
     about: dict[str, Any] = {
         "format": FORMAT,
         "backbone": checkpoint.backbone.described(),
         "source": source,
         "source_sha256": checkpoint.sha256,
         "vocabulary": checkpoint.vocabulary,
-        "report": asdict(checkpoint.report),
+        "report": report,
     }
     if checkpoint.answers is not None:
         about["answers"] = checkpoint.answers
@@ -146,6 +172,21 @@ def split_import(tensors: Tensors) -> tuple[Tensors, Tensors]:
     return trunk, {name: value for name, value in tensors.items() if name not in trunk}
 
 
+def _naming(backbone: BackboneSpec) -> tuple[Callable[[str], str], tuple[str, ...]]:
+    """Return what brings official names of this kind of backbone under ours, and how its heads' names begin."""
+    match backbone:
+        case Lxmert():
+            return lxmert_name, LXMERT_HEADS
+        case Vilt():
+            return vilt_name, VILT_HEADS
+        case _:
+            return our_name, HEADS
+
+
+def _word_table(backbone: BackboneSpec) -> str:
+    return VILT_WORDS if isinstance(backbone, Vilt) else WORDS
+
+
 def _weight_file(path: Path) -> Path:
     if path.is_dir():
         for name in ("model.safetensors", "pytorch_model.bin"):
@@ -158,8 +199,8 @@ def _weight_file(path: Path) -> Path:
 
 
 def _read(path: Path) -> Any:
-    if path.suffix not in (".safetensors", ".pt", ".pth", ".bin"):
-        raise UserError(f"{path}: expected .pt, .pth, .bin, .safetensors or a Hugging Face folder")
+    if path.suffix not in (".safetensors", ".pt", ".pth", ".ckpt", ".bin"):
+        raise UserError(f"{path}: expected .pt, .pth, .ckpt, .bin, .safetensors or a Hugging Face folder")
     try:
         if path.suffix == ".safetensors":
             return load_file(str(path))
@@ -167,7 +208,10 @@ def _read(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         named = re.search(r"(?:GLOBAL|class|function)\s+`?([\w.]+)", str(error))
         what = f"it names {named[1]}" if named else "it is no plain table of tensors"
-        raise UserError(f"{path} was refused, and nothing in it was run: {what}; save a plain state dict") from None
+        plain = "save a plain state dict"
+        if path.suffix == ".ckpt":  # Lightning's: callbacks and settings stand beside the weights
+            plain = "where it was trained, save its state_dict alone: torch.save(loaded['state_dict'], 'plain.pt')"
+        raise UserError(f"{path} was refused, and nothing in it was run: {what}; {plain}") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is damaged or cut short ({reason}); fetch it again") from None
@@ -190,7 +234,7 @@ def _renamed(raw: Mapping[str, Any], path: Path, rename: Callable[[str], str]) -
     odd: list[str] = []
     for key, value in raw.items():
         name = rename(str(key))
-        if name.endswith("position_ids"):
+        if name.endswith(("position_ids", "token_type_ids")):  # counters, no weights
             continue
         if not isinstance(value, torch.Tensor):
             odd.append(str(key))
@@ -227,14 +271,15 @@ def _drop_tied(tensors: Tensors, path: Path) -> None:
 
 def _check_trunk(trunk: Tensors, spec: BackboneSpec, path: Path) -> tuple[list[str], list[str]]:
     """Return the missing tensors and the grown tables; refuse another size and half a trunk."""
-    if WORDS not in trunk or trunk[WORDS].dim() != 2:
-        raise UserError(f"{path} has no {WORDS}; it is no checkpoint of UNITER, LXMERT or BERT")
+    words = _word_table(spec)
+    if words not in trunk or trunk[words].dim() != 2:
+        raise UserError(f"{path} has no {words}; it is no checkpoint of UNITER, LXMERT or BERT")
     types = len(trunk[TYPES]) if TYPES in trunk else 2
     features = "encoder.visn_fc.visn_fc.weight" if isinstance(spec, Lxmert) else "img_embeddings.img_linear.weight"
     width = trunk[features].shape[-1] if features in trunk else OFFICIAL_REGION_WIDTH
     with torch.device("meta"):
         model = build_backbone(
-            spec, vocabulary=len(trunk[WORDS]), region_width=width, dropout=0.0, type_count=max(types, 2)
+            spec, vocabulary=len(trunk[words]), region_width=width, dropout=0.0, type_count=max(types, 2)
         )
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     for name in [*expected, *(name for name in trunk if name not in expected)]:
@@ -243,12 +288,12 @@ def _check_trunk(trunk: Tensors, spec: BackboneSpec, path: Path) -> tuple[list[s
             wanted = expected.get(name, "no such tensor")
             raise UserError(f"{path} does not fit the backbone: {name} should be {wanted}, found {found}")
     missing = [name for name in expected if name not in trunk]
-    whole = ("embeddings.", "encoder.", *(part for part in TRUNK[1::2] if any(n.startswith(part) for n in trunk)))
+    whole = tuple(part for part in TRUNK if part not in DISPENSABLE or any(name.startswith(part) for name in trunk))
     if half := [name for name in missing if name.startswith(whole)]:
         raise UserError(f"{path} is half a checkpoint: it lacks {half[0]} ({len(half)} tensors in all)")
     grown = [f"{TYPES}: {types} rows instead of 2"] if types > 2 else []
-    if len(trunk[WORDS]) == VCR_WORDS:
-        grown.append(f"{WORDS}: {VCR_WORDS} rows instead of {OFFICIAL_WORDS}")
+    if len(trunk[words]) == VCR_WORDS:
+        grown.append(f"{words}: {VCR_WORDS} rows instead of {OFFICIAL_WORDS}")
     return missing, grown
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from vltickets.backbones.building import build_backbone
 from vltickets.backbones.checkpoints import LXMERT_WORDS, OFFICIAL_REGION_WIDTH, OFFICIAL_WORDS
 from vltickets.backbones.uniter import UniterBackbone
-from vltickets.specs import PARTS, BackboneSpec, Kind, Lxmert, Part, Place, Uniter, covering, weight_places
+from vltickets.specs import PARTS, BackboneSpec, Kind, Lxmert, Part, Place, Uniter, Vilt, covering, weight_places
 
 if TYPE_CHECKING:
     from vltickets.backbones.lxmert import LxmertBackbone
@@ -95,6 +95,16 @@ def unused_weights(spec: BackboneSpec, weights: list[Weight]) -> list[Unused]:
     def below(*prefixes: str) -> tuple[str, ...]:
         return tuple(weight.name for weight in weights if weight.name.startswith(prefixes))
 
+    if isinstance(spec, Vilt):  # all its tasks' heads read the pooler
+        types = "embeddings.text_embeddings.token_type_embeddings.weight"
+        seeing = ("patch_embeddings.", "cls_token", "position_embeddings")
+        names = below("pooler.", *(f"embeddings.{part}" for part in seeing))
+        return [
+            Unused("every task", f"row 1 of {types}", (f"{types}[1]",), "words have type 0 there, as officially"),
+            Unused(
+                "text-only pre-training", "the pooler and what embeds pictures", names, "it reads the words' states"
+            ),
+        ]
     without_pooler = {"refcoco": WITHOUT_POOLER["refcoco"]} if isinstance(spec, Lxmert) else WITHOUT_POOLER
     found = [Unused(task, "the pooler", below("pooler."), why) for task, why in without_pooler.items()]
     if isinstance(spec, Lxmert):
@@ -121,4 +131,4 @@ def _reason(owner: nn.Module, last: str) -> str:
         return "bias"
     if isinstance(owner, nn.LayerNorm):
         return "norm"
-    return "embedding table"
+    return "embedding table" if isinstance(owner, nn.Embedding) else "embedding"

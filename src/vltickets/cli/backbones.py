@@ -22,7 +22,7 @@ def backbones() -> None:
 
 @backbone_app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(help="uniter-base, uniter-tiny, lxmert-base, …")],
+    name: Annotated[str, typer.Argument(help="uniter-base, uniter-tiny, lxmert-base, vilt-base, …")],
     prunable: Annotated[
         str | None,
         typer.Option("--prunable", help="What masks are to cover, such as encoder,pooler,embeddings,projection."),

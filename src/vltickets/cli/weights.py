@@ -52,8 +52,10 @@ def make(
 
 @weights_app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="A .pt, .pth, .bin or .safetensors file, or a Hugging Face folder.")],
-    backbone: Annotated[str, typer.Option("--backbone", help="uniter-base, uniter-large, lxmert-base, …")],
+    file: Annotated[
+        Path, typer.Argument(help="A .pt, .pth, .ckpt, .bin or .safetensors file, or a Hugging Face folder.")
+    ],
+    backbone: Annotated[str, typer.Option("--backbone", help="uniter-base, uniter-large, lxmert-base, vilt-base, …")],
     out: Annotated[
         Path | None, typer.Option("--out", help="The file to write. Default: NAME.imported.safetensors.")
     ] = None,
@@ -87,3 +89,5 @@ def import_(
         ("grown", "grown"),
     ):
         screen().print(f"{title}: {', '.join(report[key]) or 'none'}", soft_wrap=True, markup=False)
+    for note in report["notes"]:
+        screen().print(f"note: {note}", soft_wrap=True, markup=False)
