@@ -275,7 +275,7 @@ def test_every_objective_is_scored(source: Source, store: Store) -> None:
     found = evaluate(model, task, "dev")
     assert found.headline == "itm_accuracy"
     names = ["mlm_accuracy", "features_error", "objects_accuracy", "attributes_accuracy", "qa_accuracy", "itm_accuracy"]
-    assert list(found.metrics) == names
+    assert [name for name in found.metrics if "/" not in name] == names
     assert all(np.isfinite(value) and value >= 0 for value in found.metrics.values())
     without = LxmertPretrainingTask(spec_of(questions=(), objectives=LxmertObjectives(itm=0.0)), source)
     assert "answer_head" not in dict(without.head(16, 0.0).named_children())

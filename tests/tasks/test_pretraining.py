@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from vltickets.backbones import build_backbone
-from vltickets.data import Groups, RegionWriter, Source, batch_plan, open_folder, stream
+from vltickets.data import Groups, RegionWriter, Source, assemble, batch_plan, open_folder, stream
 from vltickets.data.regions import read_regions
 from vltickets.errors import UserError
 from vltickets.scenes import write_captions, write_vocabulary
@@ -152,6 +152,25 @@ def test_validation_scores_every_objective(source: Source, build: Build) -> None
         "mrc_accuracy",
         "itm_accuracy",
     ]
+
+
+@torch.no_grad()
+def test_matching_is_told_by_what_is_false_in_the_wrong_caption(source: Source, build: Build) -> None:
+    model, _ = build("pretraining")
+    task, captions = task_of(source, foils=0.5), source.captions("test")
+    kinds = np.array(captions.foil_kinds)
+    found = task.evaluate(model.eval(), "test").metrics
+    for kind in set(kinds.tolist()):
+        right = []
+        for row in np.flatnonzero(kinds == kind):
+            for texts, match in ((captions.texts, 1), (captions.foils, 0)):
+                inputs = assemble(texts, np.array([row]), captions.regions, captions.images[[row]])
+                right.append(int(model.head.itm_output(model.backbone(inputs).pooled).argmax(-1)) == match)
+        assert found[f"itm_accuracy/{kind}"] == pytest.approx(np.mean(right))
+    assert {name for name in found if name.startswith("itm_accuracy/")} == {f"itm_accuracy/{kind}" for kind in kinds}
+    assert not any(
+        "itm_accuracy/" in name for name in task_of(source).evaluate(model, "test").metrics
+    )  # trained without foils
 
 
 @pytest.fixture

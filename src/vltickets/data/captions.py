@@ -22,7 +22,8 @@ OFFICIAL = {"train": "train", "dev": "val"}
 
 @dataclass(frozen=True)
 class Captions:
-    """One split. `images` int64 [captions] is each caption's image; `foils` a false wording of each, or None.
+    """One split. `images` int64 [captions] is each caption's image; `foils` a false wording of each, or None,
+    and `foil_kinds` what is false in each, where that is known.
 
     `left_out`: captions that were dropped because they say nothing, or because their image can't be had any more.
     """
@@ -32,12 +33,13 @@ class Captions:
     foils: Ragged | None
     regions: Regions
     left_out: int = 0
+    foil_kinds: tuple[str, ...] = ()
 
 
 def read_coco_captions(
     folder: Path, split: str, vocabulary: Vocabulary, longest: int, pixels: Pixels | None = None
 ) -> Captions:
-    """Read `captions_SPLIT.json` in COCO's format (field `foil`: ours, optional) and the split's regions.
+    """Read `captions_SPLIT.json` in COCO's format (fields `foil`, `foil_kind`: ours, optional) and the split's regions.
 
     Where it is not there, the official split's file is read, of 2014 before 2017 (train, and val as dev).
     """
@@ -45,13 +47,14 @@ def read_coco_captions(
     name = next((name for name in names if (folder / f"captions_{name}.json").exists()), split)
     path = folder / f"captions_{name}.json"
     regions = split_regions(folder, [split, name], pixels)
-    texts, foils, images = [], [], []
+    texts, foils, kinds, images = [], [], [], []
     for number, item in enumerate(field(read_json(path), "annotations", list, str(path))):
         where = f"{path}, annotation {number}"
         texts.append(text_field(item, "caption", where))
         images.append(regions.index(f"coco_{name}_{number_field(item, 'image_id', where):012d}.npz", where))
         if "foil" in item:
             foils.append(text_field(item, "foil", where))
+            kinds.append(text_field(item, "foil_kind", where) if "foil_kind" in item else "other")
     if foils and len(foils) != len(texts):
         raise UserError(f"{path}: {len(foils)} of {len(texts)} captions have a foil; expected all or none")
     return Captions(
@@ -59,6 +62,7 @@ def read_coco_captions(
         images=np.array(images, dtype=np.int64),
         foils=Ragged.from_rows(vocabulary.encode(foils, longest)) if foils else None,
         regions=regions,
+        foil_kinds=tuple(kinds),
     )
 
 

@@ -38,6 +38,7 @@ from vltickets.errors import UserError
 from vltickets.specs import LxmertPretraining
 from vltickets.tasks.answer_transfer import answer_table, fill_answers, normalised
 from vltickets.tasks.answering import LxmertAnswerHead
+from vltickets.tasks.foils import accuracy_by_foil
 from vltickets.tasks.heads import ObjectHead, WordPrediction
 from vltickets.tasks.masking import NOT_MASKED, mask_features, mask_words, other_sentences, stacked
 from vltickets.tasks.protocol import PLAIN_TYPES, Evaluation, Model, evaluation_batches
@@ -279,7 +280,7 @@ class LxmertPretrainingTask:
         """Return how often each objective is right on a split, with fixed masks and swapped sentences.
 
         Words and regions are scored where they are masked (`features_error`: the mean smooth-L1), matching and answers
-        on whole sentences and images.
+        on whole sentences and images; where captions have foils, matching also by what is false in them.
         """
         found: dict[str, list[np.ndarray]] = {}
         for masked in (True, False):
@@ -295,6 +296,9 @@ class LxmertPretrainingTask:
             items = np.concatenate(found[objective])
             headline = f"{objective}_{'error' if objective == 'features' else 'accuracy'}"
             metrics[headline] = float(items.mean()) if len(items) else 0.0
+        if "itm" in self.weights and self.spec.foils:
+            for captions in self._captions(split).values():
+                metrics |= accuracy_by_foil(model, captions)
         return Evaluation(headline, metrics, items, split)
 
     def _scores(self, model: Model, batch: LxmertBatch, masked: bool) -> dict[str, np.ndarray]:

@@ -31,6 +31,7 @@ from vltickets.data import (
 )
 from vltickets.errors import UserError
 from vltickets.specs import Pretraining
+from vltickets.tasks.foils import accuracy_by_foil
 from vltickets.tasks.heads import PretrainingHead
 from vltickets.tasks.masking import NOT_MASKED, choose, mask_words, other_images, stacked
 from vltickets.tasks.protocol import PLAIN_TYPES, Evaluation, Model, evaluation_batches
@@ -183,7 +184,8 @@ class PretrainingTask:
         """Return each objective's accuracy on the split, with fixed masks and fixed mismatched pairs.
 
         Where they are trained, also the mean squared error of regressed features (`mrfr_error`) and the mean transport
-        distances of matched and of mismatched pairs (`transport/matched`, `transport/mismatched`).
+        distances of matched and of mismatched pairs (`transport/matched`, `transport/mismatched`); and where captions
+        have foils, matching by what is false in them (`itm_accuracy/color`, …).
         """
         metrics: dict[str, float] = {}
         items = np.zeros(0, dtype=np.float32)
@@ -201,6 +203,9 @@ class PretrainingTask:
             for name in ("matched", "mismatched"):
                 if name in found[0]:
                     metrics[f"transport/{name}"] = float(np.concatenate([scores[name] for scores in found]).mean())
+        if "itm" in self.shares and self.spec.foils:
+            for data in self.corpora(split).values():
+                metrics |= accuracy_by_foil(model, data)
         return Evaluation(headline, metrics, items, split)
 
     def _scored(self, split: str) -> tuple[Objective, ...]:

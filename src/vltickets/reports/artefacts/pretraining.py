@@ -14,6 +14,7 @@ from vltickets.reports.tables import Table
 from vltickets.store import Record
 
 TITLE = "Pre-training"
+BY_FOIL = "itm_accuracy/"
 KINDS = ("pretraining", "lxmert_pretraining")
 NAMES = {"mlm": "masked words", "mrfr": "features", "mrc": "classes", "mrc_kl": "classes (KL)", "itm": "matching"}
 
@@ -26,6 +27,7 @@ def tables(results: PaperResults) -> list[Table]:
     metrics = sorted(
         {name for records in grouped.values() for record in records for name in record.metrics} - {"score"}
     )
+    metrics = [name for name in metrics if not name.startswith(BY_FOIL)]
     rows = [
         [name, *(_cell(records, metric) for metric in metrics), " ".join(f"`{r.digest[:8]}`" for r in records)]
         for name, records in sorted(grouped.items())
@@ -34,7 +36,22 @@ def tables(results: PaperResults) -> list[Table]:
         "Accuracies in %; mrfr_error is a mean squared error, features_error a mean smooth-L1, transport/… mean "
         "transport distances."
     )
-    return [Table("Validation", ["run", *metrics, "runs"], rows, note)] if rows else []
+    return [Table("Validation", ["run", *metrics, "runs"], rows, note), *_by_foil(grouped)] if rows else []
+
+
+def _by_foil(grouped: dict[str, list[Record]]) -> list[Table]:
+    """Return matching by what is false in the wrong caption, where the captions have foils."""
+    known = {name for records in grouped.values() for record in records for name in record.metrics}
+    metrics = sorted(name for name in known if name.startswith(BY_FOIL))
+    if not metrics:
+        return []
+    rows = [
+        [name, *(_cell(records, metric) for metric in metrics)]
+        for name, records in sorted(grouped.items())
+        if any(metric in record.metrics for record in records for metric in metrics)
+    ]
+    note = "Captions and false wordings of them, accuracy in %; 50 is chance. What stays there was not grounded."
+    return [Table("Matching, by what is false", ["run", *(name.removeprefix(BY_FOIL) for name in metrics)], rows, note)]
 
 
 def _cell(records: list[Record], metric: str) -> str:
@@ -42,7 +59,7 @@ def _cell(records: list[Record], metric: str) -> str:
     if not values:
         return "–"
     mean, std = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-    if metric.endswith("accuracy"):
+    if "accuracy" in metric:
         return wording.mean_and_std(mean, std)
     return f"{mean:.3f}" if std is None else f"{mean:.3f} ± {std:.3f}"
 
