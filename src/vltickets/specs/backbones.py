@@ -125,6 +125,10 @@ SIZES: dict[str, BackboneSpec] = {
         positions=64,
         pixels=Pixels(patch=12, shorter=36, mean=0.0, std=0.4),
     ),
+    # For small photos: 96 pixels, 36 patches of a square one.
+    "vilt-real": Vilt(
+        layers=3, hidden=128, heads=4, intermediate=512, positions=64, pixels=Pixels(patch=16, shorter=96)
+    ),
     "vilt-base": Vilt(),
 }
 # What the command line calls them: UNITER's sizes with its name before them, the others as they are.

@@ -113,7 +113,7 @@ class Common(Spec):
     layout: Literal["official", "flickr8k", "photos"] | None = Field(None, description="of the folder; else it is seen")
     world: WorldSize = WorldSize()
     backbone: Literal[
-        "tiny", "real", "small", "base", "large", "lxmert-tiny", "lxmert-base", "vilt-tiny", "vilt-base"
+        "tiny", "real", "small", "base", "large", "lxmert-tiny", "lxmert-base", "vilt-tiny", "vilt-real", "vilt-base"
     ] = "tiny"
     prunable: Prunable = USUAL_PARTS
     vocabulary: int | None = Field(None, ge=1, description="words of the data, where embeddings are prunable")
