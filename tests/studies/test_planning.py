@@ -151,9 +151,10 @@ def test_a_setting_makes_any_recipe_adversarial() -> None:
 @pytest.mark.parametrize("name", sorted(presets()))
 def test_every_recipe_is_read_and_planned(name: str, tmp_path: Path) -> None:
     study = load_study(name)
-    if study.start == "imported":  # the user's file: any bytes will do to plan with
+    if study.weight_file is not None:  # the user's file: any bytes will do to plan with
         (tmp_path / "theta0.safetensors").write_bytes(b"")
-        study = load_study(name, (f"weights='{tmp_path / 'theta0.safetensors'}'",))
+        key = "weights" if study.start == "imported" else "pretraining.start"
+        study = load_study(name, (f"{key}='{tmp_path / 'theta0.safetensors'}'",))
     assert study.start in ("shipped", "imported", "fresh") or study.pretraining is not None
     cells = paper(study, DATA) if isinstance(study, Paper) else first_ticket(study, DATA)
     assert plan([cell.node for cell in cells], Store(tmp_path / "store"))
