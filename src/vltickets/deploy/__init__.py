@@ -1,0 +1,26 @@
+"""Deployment: tickets packed for sparse kernels, which are compiled for the processor at hand. No studies."""
+
+from vltickets.deploy.ir import Code, Epilogue
+from vltickets.deploy.jit import Compiled, Processor, Target, compile_kernel, host_target, processor
+from vltickets.deploy.linear import TILE, SparseLinear, from_tiles, to_tiles
+from vltickets.deploy.packing import Layout, PackedMatrix, Values, pack, unpack
+
+__all__ = [
+    "TILE",
+    "Code",
+    "Compiled",
+    "Epilogue",
+    "Layout",
+    "PackedMatrix",
+    "Processor",
+    "SparseLinear",
+    "Target",
+    "Values",
+    "compile_kernel",
+    "from_tiles",
+    "host_target",
+    "pack",
+    "processor",
+    "to_tiles",
+    "unpack",
+]
