@@ -113,16 +113,14 @@ def compile_kernel(code: Code, target: Target) -> Compiled:
     Raises:
         UserError: where llvmlite is missing, or the processor can't run the target's code.
     """
-    llvm = _llvm()
-    if llvm is None:
-        raise UserError('compiling the sparse kernel needs llvmlite: pip install "vltickets[deploy]"')
+    _needed()
     has = processor()
     if not {16: has.avx512, 8: has.avx2, 4: has.neon}.get(target.lanes, False):
         raise UserError(f"this processor ({has.name}) can't run code for vectors of {target.lanes} floats")
     with _lock:
         if (code, target) not in _compiled:
             started = time.perf_counter()
-            engine, address = _machine_code(llvm, generate(code), target)
+            engine, address = machine_code(generate(code), target, NAME)
             call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 8, *[ctypes.c_int64] * 4)(address)
             _compiled[code, target] = Compiled(code, target, call, time.perf_counter() - started, engine)
         return _compiled[code, target]
@@ -130,9 +128,7 @@ def compile_kernel(code: Code, target: Target) -> Compiled:
 
 def assembly(code: Code, target: Target, triple: str) -> str:
     """Return the assembly text for `code` on another system, such as "aarch64-unknown-linux-gnu"; nothing is run."""
-    llvm = _llvm()
-    if llvm is None:
-        raise UserError('compiling the sparse kernel needs llvmlite: pip install "vltickets[deploy]"')
+    llvm = _needed()
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     machine = llvm.Target.from_triple(triple).create_target_machine(
@@ -143,8 +139,9 @@ def assembly(code: Code, target: Target, triple: str) -> str:
     return str(machine.emit_assembly(module))
 
 
-def _machine_code(llvm: Any, text: str, target: Target) -> tuple[Any, int]:
-    """Compile in memory; return the engine, which must be kept, and the function's address."""
+def machine_code(text: str, target: Target, name: str) -> tuple[Any, int]:
+    """Compile LLVM text in memory; return the engine, which must be kept, and the address of the function `name`."""
+    llvm = _needed()
     machine = llvm.Target.from_default_triple().create_target_machine(
         cpu=target.processor, features=target.features, opt=3, jit=True
     )
@@ -152,7 +149,14 @@ def _machine_code(llvm: Any, text: str, target: Target) -> tuple[Any, int]:
     module.verify()
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
-    return engine, int(engine.get_function_address(NAME))
+    return engine, int(engine.get_function_address(name))
+
+
+def _needed() -> Any:
+    llvm = _llvm()
+    if llvm is None:
+        raise UserError('compiling the sparse kernel needs llvmlite: pip install "vltickets[deploy]"')
+    return llvm
 
 
 @cache
