@@ -18,9 +18,8 @@ from rows import median_and_spread, show_and_keep
 from torch.nn import functional
 
 from vltickets.deploy import TILE, SparseLinear, host_target, processor, to_tiles
-from vltickets.deploy.ir import Code, Epilogue
+from vltickets.deploy.ir import Epilogue
 from vltickets.deploy.jit import machine_code
-from vltickets.deploy.packing import Layout
 
 SHAPES = {"768x768": (768, 768), "3072x768": (3072, 768), "768x3072": (768, 3072)}  # outputs x inputs
 
@@ -134,7 +133,6 @@ def main() -> None:
     target = host_target()
     if target is None:
         raise SystemExit("no kernel can be compiled here: llvmlite or fused multiply-add is missing")
-    code = Code(Layout(arguments.values), arguments.epilogue, target.lanes, target.sets)
     peak = peak_gflops(target.lanes)
     rows = [
         measure(name, tokens, sparsity, arguments, peak)
@@ -145,7 +143,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"processor": vars(processor()), "peak_gflops": peak, "rows": rows}, indent=1))
         return
-    print(f"{processor()}; peak of one core {peak:.0f} GFLOP/s; {code}")
+    print(f"{processor()}; peak of one core {peak:.0f} GFLOP/s, vectors of {target.lanes}")
     show_and_keep("sparse_linear", [row | {"peak_gflops": peak} for row in rows], keep=not arguments.no_csv)
 
 

@@ -40,12 +40,11 @@ class Processor:
 
 @dataclass(frozen=True)
 class Target:
-    """For what to compile: LLVM's name and features of a processor, and the shape of code that suits it."""
+    """For what to compile: LLVM's name and features of a processor, and how many floats its vectors hold."""
 
     processor: str
     features: str
     lanes: int
-    sets: int
 
 
 @dataclass(frozen=True)
@@ -87,20 +86,12 @@ def host_target() -> Target | None:
     if llvm is None or not (has.avx512 or has.avx2 or has.neon):
         return None
     features = ",".join(f"{'+' if on else '-'}{name}" for name, on in sorted(llvm.get_host_cpu_features().items()))
-    if has.avx512:
-        return Target(has.name, features, lanes=16, sets=2)
-    # With 8 or 16 accumulators in a row, one set fills the pipelines, and two would not fit the registers.
-    return Target(has.name, features, lanes=8 if has.avx2 else 4, sets=1)
+    return Target(has.name, features, 16 if has.avx512 else 8 if has.avx2 else 4)
 
 
 # Code for AVX2 on any x86 that has it, and for 64-bit ARM: to test one width on a machine that has more.
-AVX2 = Target("haswell", "", lanes=8, sets=1)
-NEON = Target("generic", "+neon", lanes=4, sets=1)
-
-
-def available() -> bool:
-    """Can kernels be compiled here?"""
-    return host_target() is not None
+AVX2 = Target("haswell", "", lanes=8)
+NEON = Target("generic", "+neon", lanes=4)
 
 
 _lock = threading.Lock()

@@ -11,17 +11,17 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from vltickets.deploy.ir import Code, Epilogue
+from vltickets.deploy.ir import Code, Epilogue, sets_for
 from vltickets.deploy.jit import Compiled, Target, compile_kernel, host_target
-from vltickets.deploy.packing import Layout, PackedMatrix, Values, pack, row_ranges
-from vltickets.errors import UserError
+from vltickets.deploy.packing import Layout, Values, pack, row_ranges
+from vltickets.errors import UserError, unknown
 
 TILE = Layout().tile
 
@@ -62,13 +62,13 @@ class SparseLinear:
             )
         if bias is not None and (bias.shape != weight.shape[:1] or bias.dtype not in (torch.float32, torch.bfloat16)):
             raise UserError(f"expected a bias [{len(weight)}] in float32 or bfloat16, got {_told(bias)}")
+        if epilogue not in get_args(Epilogue):
+            raise unknown("epilogue", epilogue, get_args(Epilogue))
         if threads < 1:
             raise UserError(f"a sparse linear layer needs 1 thread or more, got {threads}")
         self.outputs, self.inputs = weight.shape
         self.epilogue, self.threads = epilogue, threads
         layout, target = Layout(values), host_target() if target == "host" else target
-        lanes, sets = (target.lanes, target.sets) if target else (1, 1)
-        code = Code(layout, epilogue, lanes, sets)
         weight = weight.detach().cpu()
         kept = (weight.to(torch.bfloat16) if values == "bfloat16" else weight).float()
         bias = torch.zeros(self.outputs) if bias is None else bias.detach().cpu().float().clone()
@@ -77,6 +77,8 @@ class SparseLinear:
         if target is None:
             self._work = _Plain(kept.clone(), bias, epilogue)
         else:
+            sets = sets_for(target.lanes, self.nonzeros, self.outputs * layout.blocks(self.inputs))
+            code = Code(layout, epilogue, target.lanes, sets)
             self._work = _Kernel(kept.contiguous().numpy(), bias, compile_kernel(code, target), threads)
 
     @property
@@ -124,6 +126,7 @@ class _Kernel:
         rows = row_ranges(weight, threads)
         layout = kernel.code.layout
         self.parts = [(part.start, pack(weight[part.start : part.stop], layout)) for part in rows]
+        self.addresses = [(row, packed.addresses) for row, packed in self.parts]
         self.nbytes = sum(packed.nbytes for _, packed in self.parts) + bias.nbytes
         self.blocks = layout.blocks(self.inputs)
 
@@ -131,13 +134,13 @@ class _Kernel:
         """Share the work out by rows or, where all threads get as many tiles, by tiles."""
         tiles = len(x)
         if self.threads == 1:
-            self._tiles(x, out, residual, self.parts, 0, tiles)
+            self._tiles(x, out, residual, self.addresses, 0, tiles)
             return
         if tiles % self.threads == 0:
             each = tiles // self.threads
-            jobs = [(self.parts, first, each) for first in range(0, tiles, each)]
+            jobs = [(self.addresses, first, each) for first in range(0, tiles, each)]
         else:
-            jobs = [([part], 0, tiles) for part in self.parts]
+            jobs = [([part], 0, tiles) for part in self.addresses]
         waiting = [_pool(self.threads - 1).submit(self._tiles, x, out, residual, *job) for job in jobs[1:]]
         self._tiles(x, out, residual, *jobs[0])
         for one in waiting:
@@ -148,21 +151,21 @@ class _Kernel:
         x: Tensor,
         out: Tensor,
         residual: Tensor | None,
-        parts: Sequence[tuple[int, PackedMatrix]],
+        parts: Sequence[tuple[int, tuple[int, int, int, int]]],
         first: int,
         count: int,
     ) -> None:
         """Call the kernel for some tiles and some of the rows."""
         column = TILE * 4
         x_step, y_step = self.inputs * column, self.outputs * column
-        for row, packed in parts:
+        for row, weight in parts:
             at = first * y_step + row * column
             self.kernel.call(
                 x.data_ptr() + first * x_step,
                 out.data_ptr() + at,
                 None if residual is None else residual.data_ptr() + at,
                 self.bias.data_ptr() + row * 4,
-                *packed.addresses,
+                *weight,
                 self.blocks,
                 count,
                 x_step,
