@@ -9,9 +9,9 @@ spreads the value over a vector and does one multiply-add from memory for each a
 from one block of columns to the next. The order of addition is fixed, whatever the threads.
 
 Fetching from the first cache is what bounds it, so places are fetched four at a time, and a second set of accumulators
-(a multiply-add need not wait for the one before) pays in long rows only. Measured on an Intel Xeon with AVX-512, at 50 to
-90 % sparsity: the best choice of sets 2 to 14 %; a place's address worked out once 2 to 8 %; prefetching 2 to 18 %, most
-where the weights exceed the second cache. What did not pay: spreading values from registers, two places at a time.
+(a multiply-add need not wait for the one before) pays in long rows only. Measured on an Intel Xeon with AVX-512, at 50
+to 90 % sparsity: the better number of sets 2 to 7 %; a place's address worked out once, up to 9 %; prefetching up to
+18 %, most where the weights exceed the second cache. What did not pay: spreading values from registers (-5 %).
 
 Loops are written with phi nodes, in the form that a compiler's middle end would leave them in: only its code generator
 runs (`jit.py`), which takes milliseconds.

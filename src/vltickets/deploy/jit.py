@@ -106,7 +106,7 @@ def compile_kernel(code: Code, target: Target) -> Compiled:
     """
     _needed()
     has = processor()
-    if not {16: has.avx512, 8: has.avx2, 4: has.neon}.get(target.lanes, False):
+    if not {16: has.avx512, 8: has.avx2, 4: has.avx2 or has.neon}.get(target.lanes, False):
         raise UserError(f"this processor ({has.name}) can't run code for vectors of {target.lanes} floats")
     with _lock:
         if (code, target) not in _compiled:

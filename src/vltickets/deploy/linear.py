@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from vltickets.deploy.ir import Code, Epilogue, sets_for
+from vltickets.deploy.ir import EDGE, Code, Epilogue, sets_for
 from vltickets.deploy.jit import Compiled, Target, compile_kernel, host_target
 from vltickets.deploy.packing import Layout, Values, pack, row_ranges
 from vltickets.errors import UserError, unknown
@@ -189,7 +189,8 @@ class _Plain:
                 self._weight_by_weight(x, out)
             out += self.bias
             if self.epilogue == "gelu":
-                out.copy_(functional.gelu(out))
+                # Above EDGE it is x; torch's vectors, but not its scalars, make NaN of infinity there.
+                out.copy_(torch.where(out > EDGE, out, functional.gelu(out)))
             elif residual is not None:
                 out += residual
 
