@@ -17,16 +17,17 @@ import torch
 from rows import median_and_spread, show_and_keep
 from torch.nn import functional
 
-from vltickets.deploy import TILE, SparseLinear, host_target, processor, to_tiles
+from vltickets.deploy import TILE, SparseLinear, Target, host_target, processor, to_tiles
 from vltickets.deploy.ir import Epilogue
-from vltickets.deploy.jit import machine_code
+from vltickets.deploy.jit import AVX2, machine_code
 
 SHAPES = {"768x768": (768, 768), "3072x768": (3072, 768), "768x3072": (768, 3072)}  # outputs x inputs
 
 
-def peak_gflops(lanes: int, turns: int = 200_000) -> float:
-    """Return the GFLOP/s of one core on 16 independent multiply-adds a turn, all in registers; best of 9."""
-    vector, count = f"<{lanes} x float>", 16
+def peak_gflops(target: Target, turns: int = 200_000) -> float:
+    """Return the GFLOP/s of one core on 12 independent multiply-adds a turn, all in registers; best of 9."""
+    lanes, count = target.lanes, 12
+    vector = f"<{lanes} x float>"
     sums = [f"%s{k}" for k in range(count)]
     fma = f"@llvm.fma.v{lanes}f32"
     phis = [f"  {s} = phi {vector} [ %start, %entry ], [ {s}n, %turn ]" for s in sums]
@@ -47,8 +48,6 @@ def peak_gflops(lanes: int, turns: int = 200_000) -> float:
             f'attributes #0 = {{ "prefer-vector-width"="{32 * lanes}" "min-legal-vector-width"="{32 * lanes}" }}',
         ]
     )
-    target = host_target()
-    assert target is not None
     engine, address = machine_code(text, target, "peak")
     call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(address)
     memory = torch.full((2 * lanes,), 0.5)
@@ -65,7 +64,9 @@ def timed(work: Callable[[], object], clock: Callable[[], float], times: int = 1
     return (clock() - started) / times
 
 
-def measure(name: str, tokens: int, sparsity: float, arguments: argparse.Namespace, peak: float) -> dict[str, object]:
+def measure(
+    name: str, tokens: int, sparsity: float, arguments: argparse.Namespace, target: Target, peak: float
+) -> dict[str, object]:
     """Return the row of one shape."""
     outputs, inputs = SHAPES[name]
     generator = torch.Generator().manual_seed(0)
@@ -75,7 +76,9 @@ def measure(name: str, tokens: int, sparsity: float, arguments: argparse.Namespa
     bias = torch.randn(outputs, generator=generator)
     x = torch.randn(tokens, inputs, generator=generator)
     epilogue: Epilogue = arguments.epilogue
-    layer = SparseLinear(weight, bias, epilogue=epilogue, values=arguments.values, threads=arguments.threads)
+    layer = SparseLinear(
+        weight, bias, epilogue=epilogue, values=arguments.values, threads=arguments.threads, target=target
+    )
     tiles = to_tiles(x)
     out = torch.zeros(len(tiles), outputs, TILE)
     residual = torch.randn(tokens, outputs, generator=generator)
@@ -105,6 +108,7 @@ def measure(name: str, tokens: int, sparsity: float, arguments: argparse.Namespa
         "sparsity": sparsity,
         "epilogue": epilogue,
         "values": arguments.values,
+        "lanes": target.lanes,
         "threads": arguments.threads,
         "speedup_vs_torch": ratio,
         "spread": spread,
@@ -123,6 +127,7 @@ def main() -> None:
     parser.add_argument("--sparsity", nargs="+", type=float, default=[0.5, 0.6, 0.7, 0.8, 0.9, 0.95])
     parser.add_argument("--epilogue", choices=["linear", "gelu", "residual"], default="linear")
     parser.add_argument("--values", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--vectors", choices=["host", "avx2"], default="host", help="avx2: hold torch to it as well")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=25)
     parser.add_argument("--milliseconds", type=float, default=10, help="of the dense layer in a turn, about")
@@ -130,12 +135,12 @@ def main() -> None:
     parser.add_argument("--no-csv", action="store_true", help="print only")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    target = host_target()
+    target = AVX2 if arguments.vectors == "avx2" else host_target()
     if target is None:
         raise SystemExit("no kernel can be compiled here: llvmlite or fused multiply-add is missing")
-    peak = peak_gflops(target.lanes)
+    peak = peak_gflops(target)
     rows = [
-        measure(name, tokens, sparsity, arguments, peak)
+        measure(name, tokens, sparsity, arguments, target, peak)
         for name in arguments.shape
         for tokens in arguments.tokens
         for sparsity in arguments.sparsity

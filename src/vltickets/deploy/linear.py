@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -24,6 +25,8 @@ from vltickets.deploy.packing import Layout, Values, pack, row_ranges
 from vltickets.errors import UserError, unknown
 
 TILE = Layout().tile
+PANEL = 1024  # rows of a weight that the kernel goes through at a time
+Part = tuple[int, tuple[int, int, int, int]]  # the first row, and where the packed arrays begin
 
 
 class SparseLinear:
@@ -118,29 +121,37 @@ class SparseLinear:
 
 
 class _Kernel:
-    """The weight packed for the compiled kernel, in as many ranges of rows as there are threads."""
+    """The weight packed for the compiled kernel, in ranges of rows, as many for each thread.
 
-    def __init__(self, weight: NDArray, bias: Tensor, kernel: Compiled, threads: int) -> None:  # type: ignore[type-arg]
+    Ranges hold at most about `PANEL` rows even for one thread: the kernel comes back to a row's sums in every block of
+    columns, and more rows than that would have left the second cache meanwhile (3072 x 768 at 896 tokens: 15 to 25 %).
+    """
+
+    def __init__(self, weight: NDArray[np.float32], bias: Tensor, kernel: Compiled, threads: int) -> None:
         self.kernel, self.bias, self.threads = kernel, bias, threads
         self.outputs, self.inputs = weight.shape
-        rows = row_ranges(weight, threads)
         layout = kernel.code.layout
-        self.parts = [(part.start, pack(weight[part.start : part.stop], layout)) for part in rows]
-        self.addresses = [(row, packed.addresses) for row, packed in self.parts]
-        self.nbytes = sum(packed.nbytes for _, packed in self.parts) + bias.nbytes
+        each = -(-self.outputs // (PANEL * threads))
+        ranges = row_ranges(weight, each * threads)
+        self.packed = [pack(weight[rows.start : rows.stop], layout) for rows in ranges]
+        self.parts: list[Part] = [
+            (rows.start, packed.addresses) for rows, packed in zip(ranges, self.packed, strict=True)
+        ]
+        self.shares = [self.parts[first : first + each] for first in range(0, len(self.parts), each)]
+        self.nbytes = sum(packed.nbytes for packed in self.packed) + bias.nbytes
         self.blocks = layout.blocks(self.inputs)
 
     def run(self, x: Tensor, out: Tensor, residual: Tensor | None) -> None:
         """Share the work out by rows or, where all threads get as many tiles, by tiles."""
         tiles = len(x)
         if self.threads == 1:
-            self._tiles(x, out, residual, self.addresses, 0, tiles)
+            self._tiles(x, out, residual, self.parts, 0, tiles)
             return
         if tiles % self.threads == 0:
             each = tiles // self.threads
-            jobs = [(self.addresses, first, each) for first in range(0, tiles, each)]
+            jobs = [(self.parts, first, each) for first in range(0, tiles, each)]
         else:
-            jobs = [([part], 0, tiles) for part in self.addresses]
+            jobs = [(share, 0, tiles) for share in self.shares]
         waiting = [_pool(self.threads - 1).submit(self._tiles, x, out, residual, *job) for job in jobs[1:]]
         self._tiles(x, out, residual, *jobs[0])
         for one in waiting:
@@ -151,7 +162,7 @@ class _Kernel:
         x: Tensor,
         out: Tensor,
         residual: Tensor | None,
-        parts: Sequence[tuple[int, tuple[int, int, int, int]]],
+        parts: Sequence[Part],
         first: int,
         count: int,
     ) -> None:
