@@ -1,6 +1,6 @@
 """Vision-language transformers behind one protocol, and which of their weights are prunable. Knows no tasks."""
 
-from vltickets.backbones.building import build_backbone, prunable_shapes
+from vltickets.backbones.building import build_backbone, is_fused, prunable_shapes
 from vltickets.backbones.protocol import Backbone, Outputs, Places
 from vltickets.backbones.uniter import UniterBackbone, initialise_module
 from vltickets.specs import Place, weight_places
@@ -13,6 +13,7 @@ __all__ = [
     "UniterBackbone",
     "build_backbone",
     "initialise_module",
+    "is_fused",
     "prunable_shapes",
     "weight_places",
 ]

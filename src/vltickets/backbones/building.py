@@ -9,19 +9,20 @@ import torch
 
 from vltickets.backbones.uniter import UniterBackbone
 from vltickets.errors import UserError
-from vltickets.specs import BackboneSpec, Lxmert, Uniter, Vilt
+from vltickets.specs import BackboneSpec, HuggingFace, Lxmert, Uniter, Vilt
 
 if TYPE_CHECKING:
+    from vltickets.backbones.adapters import Adapter
     from vltickets.backbones.lxmert import LxmertBackbone
     from vltickets.backbones.vilt import ViltBackbone
 
 
 def build_backbone(
     spec: BackboneSpec, *, vocabulary: int, region_width: int, dropout: float, type_count: int = 2
-) -> UniterBackbone | LxmertBackbone | ViltBackbone:
+) -> UniterBackbone | LxmertBackbone | ViltBackbone | Adapter:
     """Return an uninitialised backbone. `type_count` grows for tasks with more segments (NLVR2: 3).
 
-    LXMERT's count is fixed; LXMERT and ViLT need transformers: what does not fit is a `UserError`. So are data of other
+    LXMERT's count is fixed; all but UNITER need transformers: what does not fit is a `UserError`. So are data of other
     sizes than the spec's masks are for.
     """
     spec.check_sizes(vocabulary=vocabulary, region_width=region_width)
@@ -42,6 +43,12 @@ def build_backbone(
             from vltickets.backbones.vilt import ViltBackbone  # not above, likewise
 
             return ViltBackbone(spec, vocabulary=vocabulary, dropout=dropout, type_count=type_count)
+        case HuggingFace():
+            _check_transformers(f"the Hugging Face model {spec.model}")
+            from vltickets.backbones.adapters import adapter_of  # not above, likewise
+
+            adapter = adapter_of(spec)
+            return adapter(spec, vocabulary=vocabulary, region_width=region_width, dropout=dropout)
 
 
 def _check_transformers(what: str) -> None:
@@ -56,3 +63,11 @@ def prunable_shapes(spec: BackboneSpec) -> dict[str, tuple[int, ...]]:
             spec, vocabulary=spec.vocabulary or 1, region_width=spec.region_width or 1, dropout=0.0
         )
     return {name: tuple(weight.shape) for name, weight in backbone.prunable().items()}
+
+
+def is_fused(spec: HuggingFace) -> bool:
+    """Return whether the model's words see the picture; a dual encoder's do not. Needs transformers, see above."""
+    _check_transformers(f"the Hugging Face model {spec.model}")
+    from vltickets.backbones.adapters import adapter_of  # not above, likewise
+
+    return adapter_of(spec).fused

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -12,9 +12,22 @@ from torch import nn
 from vltickets.backbones.building import build_backbone
 from vltickets.backbones.checkpoints import LXMERT_WORDS, OFFICIAL_REGION_WIDTH, OFFICIAL_WORDS
 from vltickets.backbones.uniter import UniterBackbone
-from vltickets.specs import PARTS, BackboneSpec, Kind, Lxmert, Part, Place, Uniter, Vilt, covering, weight_places
+from vltickets.specs import (
+    PARTS,
+    BackboneSpec,
+    HuggingFace,
+    Kind,
+    Lxmert,
+    Part,
+    Place,
+    Uniter,
+    Vilt,
+    covering,
+    weight_places,
+)
 
 if TYPE_CHECKING:
+    from vltickets.backbones.adapters import Adapter
     from vltickets.backbones.lxmert import LxmertBackbone
     from vltickets.backbones.vilt import ViltBackbone
 
@@ -75,8 +88,10 @@ def list_weights(
     with torch.device("meta"):
         backbone = build_backbone(spec, vocabulary=vocabulary, region_width=region_width, dropout=0.0)
     modules = dict(backbone.named_modules())
+    if isinstance(spec, HuggingFace):
+        return list(_listed_by_rule(cast("Adapter", backbone), modules))
     places = weight_places(covering(spec, PARTS, vocabulary=vocabulary, region_width=region_width))
-    return list(_listed(backbone, modules, places))
+    return list(_listed(cast("UniterBackbone | LxmertBackbone | ViltBackbone", backbone), modules, places))
 
 
 def official_words(spec: BackboneSpec) -> int:
@@ -95,6 +110,8 @@ def unused_weights(spec: BackboneSpec, weights: list[Weight]) -> list[Unused]:
     def below(*prefixes: str) -> tuple[str, ...]:
         return tuple(weight.name for weight in weights if weight.name.startswith(prefixes))
 
+    if isinstance(spec, HuggingFace):
+        return []  # what heads read of it is the adapter's affair
     if isinstance(spec, Vilt):  # all its tasks' heads read the pooler
         types = "embeddings.text_embeddings.token_type_embeddings.weight"
         seeing = ("patch_embeddings.", "cls_token", "position_embeddings")
@@ -124,6 +141,19 @@ def _listed(
         part = PART_OF.get(places[name].kind, "encoder") if name in places else None
         reason = REASONS[part] if part else _reason(modules[owner], last)
         yield Weight(name, tuple(weight.shape), name in covered, reason, part)
+
+
+def _listed_by_rule(adapter: Adapter, modules: dict[str, nn.Module]) -> Iterator[Weight]:
+    """Yield an adapter's weights: what its rule covers is the encoder, and the rest has no part."""
+    covered = adapter.prunable()
+    for name, weight in adapter.named_parameters():
+        owner, _, last = name.rpartition(".")
+        reason = REASONS["encoder"] if name in covered else _reason(modules[owner], last)
+        if isinstance(modules[owner], nn.Conv2d) and last != "bias":
+            reason = REASONS["projection"]
+        elif reason == "embedding" and weight.dim() == 2:
+            reason = "outside the encoder's layers"
+        yield Weight(name, tuple(weight.shape), name in covered, reason, "encoder" if name in covered else None)
 
 
 def _reason(owner: nn.Module, last: str) -> str:

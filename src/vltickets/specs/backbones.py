@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vltickets.errors import UserError, unknown
-from vltickets.specs.coverage import PARTS, Coverage, Part
+from vltickets.specs.coverage import PARTS, USUAL_PARTS, Coverage, Part
 from vltickets.specs.spec import Spec, changed
 
 
@@ -98,13 +99,67 @@ class Vilt(Coverage):
         return self
 
 
+Value = bool | int | float | str
+
+
+class HuggingFace(Coverage):
+    """A vision-language model of the library transformers, through the adapter of that name (docs/adapters.md).
+
+    `layers` counts those of each of the model's stacks, `hidden` is the width of all of them. Where `pixels` is left
+    out the model takes region features. `options` are further values of the library's configuration, such as
+    `text_config.hidden_act`; in a recipe they are a table. What its masks cover, the adapter says.
+    """
+
+    data_sizes: ClassVar[dict[Part, str]] = {}
+    kind: Literal["hugging-face"] = "hugging-face"
+    model: str = Field(min_length=1, description="the adapter's name: clip, siglip, blip, or one of your own")
+    layers: int = Field(ge=1)
+    hidden: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    intermediate: int = Field(ge=1)
+    positions: int = Field(64, ge=2)
+    pixels: Pixels | None = None
+    options: tuple[tuple[str, Value], ...] = ()
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _sorted(cls, given: Any) -> Any:
+        pairs = given.items() if isinstance(given, Mapping) else given
+        if not isinstance(given, Mapping | tuple | list) or any(len(tuple(pair)) != 2 for pair in pairs):
+            raise ValueError("options are a table, or pairs of a name and a value")
+        out = sorted((str(name), value) for name, value in pairs)
+        if len({name for name, _ in out}) < len(out):
+            raise ValueError(f"options name one thing twice: {[name for name, _ in out]}")
+        return tuple(out)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> HuggingFace:
+        if self.prunable != USUAL_PARTS:
+            raise ValueError(f"prunable = {list(self.prunable)}: the model's adapter says that; leave it out")
+        _check_heads(self.hidden, self.heads)
+        return self
+
+
 def _check_heads(hidden: int, heads: int) -> None:
     if hidden % heads:
         raise ValueError(f"hidden={hidden} can't be split among heads={heads}")
 
 
-BackboneSpec = Annotated[Uniter | Lxmert | Vilt, Field(discriminator="kind")]
-BACKBONE_KINDS: dict[str, type[Uniter] | type[Lxmert] | type[Vilt]] = {"uniter": Uniter, "lxmert": Lxmert, "vilt": Vilt}
+BackboneSpec = Annotated[Uniter | Lxmert | Vilt | HuggingFace, Field(discriminator="kind")]
+BACKBONE_KINDS: dict[str, type[Uniter] | type[Lxmert] | type[Vilt] | type[HuggingFace]] = {
+    "uniter": Uniter,
+    "lxmert": Lxmert,
+    "vilt": Vilt,
+    "hugging-face": HuggingFace,
+}
+
+# The world's pictures as they are: 36 pixels, nine patches, black at zero.
+DRAWN = Pixels(patch=12, shorter=36, mean=0.0, std=0.4)
+
+
+def _tiny(model: str, pixels: Pixels | None = DRAWN) -> HuggingFace:
+    return HuggingFace(model=model, layers=3, hidden=64, heads=4, intermediate=256, pixels=pixels)
+
 
 SIZES: dict[str, BackboneSpec] = {
     "tiny": Uniter(layers=3, hidden=64, heads=4, intermediate=256, positions=64),
@@ -116,20 +171,25 @@ SIZES: dict[str, BackboneSpec] = {
         language_layers=2, object_layers=1, cross_layers=2, hidden=64, heads=4, intermediate=256, positions=64
     ),
     "lxmert-base": Lxmert(),
-    # The world's pictures as they are: 36 pixels, nine patches, black at zero.
     "vilt-tiny": Vilt(
         layers=3,
         hidden=64,
         heads=4,
         intermediate=256,
         positions=64,
-        pixels=Pixels(patch=12, shorter=36, mean=0.0, std=0.4),
+        pixels=DRAWN,
     ),
     # For small photos: 96 pixels, 36 patches of a square one.
     "vilt-real": Vilt(
         layers=3, hidden=128, heads=4, intermediate=512, positions=64, pixels=Pixels(patch=16, shorter=96)
     ),
     "vilt-base": Vilt(),
+    "clip-tiny": _tiny("clip"),
+    "siglip-tiny": _tiny("siglip"),
+    "blip-tiny": _tiny("blip"),
+    "flava-tiny": _tiny("flava"),
+    "bridgetower-tiny": _tiny("bridgetower"),
+    "visualbert-tiny": _tiny("visualbert", None),
 }
 # What the command line calls them: UNITER's sizes with its name before them, the others as they are.
 NAMED: dict[str, BackboneSpec] = {

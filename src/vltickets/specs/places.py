@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from vltickets.specs.backbones import BackboneSpec, Lxmert, Uniter, Vilt
+from vltickets.errors import UserError
+from vltickets.specs.backbones import BackboneSpec, HuggingFace, Lxmert, Uniter, Vilt
 from vltickets.specs.coverage import Part
 
 # Embeddings and projections are of a mask only where the backbone's `prunable` says so (docs/protocol.md).
@@ -36,9 +37,16 @@ class Place:
 def weight_places(spec: BackboneSpec) -> dict[str, Place]:
     """Return the place of each prunable weight by name, in the order of `backbones.prunable_shapes`.
 
+    The places of a Hugging Face model's weights are not known from its spec: that is a `UserError`.
+
     >>> weight_places(Uniter())["encoder.layer.11.output.dense.weight"]
     Place(layer=11, kind='FFN out', shape=(768, 3072), modality=None)
     """
+    if isinstance(spec, HuggingFace):
+        raise UserError(
+            f"where the weights of the Hugging Face model {spec.model} lie is not known from its shape, so its masks "
+            f"can't be told by layer or kind; `vltickets backbone show` lists them by name"
+        )
     parts: dict[Part, dict[str, Place]] = {
         "embeddings": {_words(spec): Place(None, "embedding", (spec.vocabulary or 0, spec.hidden))},
         "projection": {name: Place(None, "projection", (spec.hidden, *of)) for name, of in _picture(spec).items()},
@@ -48,11 +56,11 @@ def weight_places(spec: BackboneSpec) -> dict[str, Place]:
     return {name: place for part, places in parts.items() if part in spec.prunable for name, place in places.items()}
 
 
-def _words(spec: BackboneSpec) -> str:
+def _words(spec: Uniter | Lxmert | Vilt) -> str:
     return f"embeddings.{'text_embeddings.' if isinstance(spec, Vilt) else ''}word_embeddings.weight"
 
 
-def _picture(spec: BackboneSpec) -> dict[str, tuple[int, ...]]:
+def _picture(spec: Uniter | Lxmert | Vilt) -> dict[str, tuple[int, ...]]:
     """Return what takes the picture in, by name: the numbers of a region's feature and of its box, or of a patch."""
     if isinstance(spec, Vilt):
         return {"embeddings.patch_embeddings.projection.weight": (3, spec.pixels.patch, spec.pixels.patch)}
@@ -93,7 +101,7 @@ def _lxmert(spec: Lxmert) -> dict[str, Place]:
     }
 
 
-def _attention(spec: BackboneSpec, inner: str, output: str) -> dict[str, tuple[Kind, tuple[int, ...]]]:
+def _attention(spec: Uniter | Lxmert | Vilt, inner: str, output: str) -> dict[str, tuple[Kind, tuple[int, ...]]]:
     square = (spec.hidden, spec.hidden)
     return {
         f"{inner}.query": ("query", square),
@@ -103,7 +111,7 @@ def _attention(spec: BackboneSpec, inner: str, output: str) -> dict[str, tuple[K
     }
 
 
-def _feed_forward(spec: BackboneSpec, inner: str, output: str) -> dict[str, tuple[Kind, tuple[int, ...]]]:
+def _feed_forward(spec: Uniter | Lxmert | Vilt, inner: str, output: str) -> dict[str, tuple[Kind, tuple[int, ...]]]:
     return {
         f"{inner}.dense": ("FFN in", (spec.intermediate, spec.hidden)),
         f"{output}.dense": ("FFN out", (spec.hidden, spec.intermediate)),

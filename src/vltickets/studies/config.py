@@ -13,6 +13,8 @@ from vltickets.specs import (
     TASK_KINDS,
     BackboneSpec,
     Corpora,
+    HuggingFace,
+    Lxmert,
     LxmertObjectives,
     Objectives,
     Prunable,
@@ -43,6 +45,24 @@ Baseline = Literal[
 
 
 TaskName = Literal["vqa", "gqa", "vcr", "nlvr2", "nlvr1", "snli_ve", "refcoco", "retrieval", "matching"]
+BackboneName = Literal[
+    "tiny",
+    "real",
+    "small",
+    "base",
+    "large",
+    "lxmert-tiny",
+    "lxmert-base",
+    "vilt-tiny",
+    "vilt-real",
+    "vilt-base",
+    "clip-tiny",
+    "siglip-tiny",
+    "blip-tiny",
+    "flava-tiny",
+    "bridgetower-tiny",
+    "visualbert-tiny",
+]
 METRICS = {"vcr": "Q→AR", "retrieval": "image R@1"}  # the headline of tasks that are not scored by plain accuracy
 
 
@@ -112,9 +132,7 @@ class Common(Spec):
     data: Literal["world", "folder"] = "world"
     layout: Literal["official", "flickr8k", "photos"] | None = Field(None, description="of the folder; else it is seen")
     world: WorldSize = WorldSize()
-    backbone: Literal[
-        "tiny", "real", "small", "base", "large", "lxmert-tiny", "lxmert-base", "vilt-tiny", "vilt-real", "vilt-base"
-    ] = "tiny"
+    backbone: BackboneName | HuggingFace = Field("tiny", description="a name, or a table for a Hugging Face model")
     prunable: Prunable = USUAL_PARTS
     vocabulary: int | None = Field(None, ge=1, description="words of the data, where embeddings are prunable")
     region_width: int | None = Field(None, ge=1, description="of the data, where the projection is prunable")
@@ -142,7 +160,7 @@ class Common(Spec):
         if self.data == "world" and self.split not in ("dev", "test"):
             raise ValueError(f"split = {self.split!r}: the embedded world is scored on dev or test")
         own = self.pretraining is not None and self.pretraining.vision_language.lxmert is not None
-        if own and not self.backbone.startswith("lxmert"):
+        if own and not isinstance(self.named_shape, Lxmert):
             raise ValueError(f"[pretraining.vision_language.lxmert] is for an LXMERT, and backbone = {self.backbone!r}")
         if self.start == "pretrained" and self.pretraining is None:
             raise ValueError("start = 'pretrained' needs a table [pretraining]")
@@ -160,13 +178,18 @@ class Common(Spec):
     def shape(self) -> BackboneSpec:
         """The backbone's shape, and what its masks cover."""
         return changed(
-            sized(self.backbone), prunable=self.prunable, vocabulary=self.vocabulary, region_width=self.region_width
+            self.named_shape, prunable=self.prunable, vocabulary=self.vocabulary, region_width=self.region_width
         )
+
+    @property
+    def named_shape(self) -> BackboneSpec:
+        """The backbone as it is named, whatever masks cover."""
+        return self.backbone if isinstance(self.backbone, HuggingFace) else sized(self.backbone)
 
     @property
     def sizes_needed(self) -> tuple[str, ...]:
         """The sizes, `vocabulary` and `region_width`, that its masks take from the data."""
-        return sized(self.backbone).sizes_needed(self.prunable)
+        return self.named_shape.sizes_needed(self.prunable)
 
     @property
     def weight_file(self) -> Path | None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from vltickets.backbones import is_fused
 from vltickets.data import Source
 from vltickets.errors import UserError
 from vltickets.specs import (
     BackboneSpec,
     Gqa,
+    HuggingFace,
     Lxmert,
     LxmertPretraining,
     Matching,
     Nlvr1,
     Nlvr2,
+    Pixels,
     Pretraining,
     Refcoco,
     Retrieval,
@@ -43,17 +46,24 @@ def build_task(spec: TaskSpec, source: Source, backbone: BackboneSpec, labels: d
     `labels` are a trained model's own, where it is scored elsewhere.
     """
     check_task(spec, backbone)
-    if not isinstance(backbone, Vilt):
+    pixels = pixels_of(backbone)
+    if pixels is None:
         return _build(spec, source, backbone, labels)
-    task = _build(spec, source.seen_as(backbone.pixels), backbone, labels)
+    task = _build(spec, source.seen_as(pixels), backbone, labels)
     if spec.augment:
-        augment_training(task, spec, backbone.pixels)
+        augment_training(task, spec, pixels)
     return task
+
+
+def pixels_of(backbone: BackboneSpec) -> Pixels | None:
+    """Return how a backbone takes pictures; None where it takes a detector's regions."""
+    return backbone.pixels if isinstance(backbone, Vilt | HuggingFace) else None
 
 
 def _build(spec: TaskSpec, source: Source, backbone: BackboneSpec, labels: dict[str, str] | None) -> Task:
     lxmert, vilt = isinstance(backbone, Lxmert), isinstance(backbone, Vilt)
     answer_head = LxmertAnswerHead if lxmert else ViltAnswerHead if vilt else AnswerHead
+    foreign = isinstance(backbone, HuggingFace)
     given = (labels or {}).get("answers")
     answers = None if given is None else given.split("\n")
     match spec:
@@ -64,7 +74,7 @@ def _build(spec: TaskSpec, source: Source, backbone: BackboneSpec, labels: dict[
         case Vcr():
             return VcrTask(spec, source)
         case Nlvr2():
-            task = LxmertNlvr2Task if lxmert else ViltNlvr2Task if vilt else Nlvr2Task
+            task = LxmertNlvr2Task if lxmert or foreign else ViltNlvr2Task if vilt else Nlvr2Task
             return task(spec, source, backbone.heads)
         case Nlvr1():
             return Nlvr1Task(spec, source)
@@ -77,7 +87,8 @@ def _build(spec: TaskSpec, source: Source, backbone: BackboneSpec, labels: dict[
         case Matching():
             return MatchingTask(spec, source)
         case Pretraining():
-            return PretrainingTask(spec, source, tied_features=not lxmert, regions=not vilt)
+            regions = pixels_of(backbone) is None
+            return PretrainingTask(spec, source, tied_features=not (lxmert or foreign), regions=regions)
         case LxmertPretraining():
             return LxmertPretrainingTask(spec, source, answers)
 
@@ -86,7 +97,9 @@ def check_task(spec: TaskSpec, backbone: BackboneSpec) -> None:
     """Refuse a task that a backbone of this kind can't do, with `UserError`."""
     if isinstance(backbone, Vilt):
         _check_for_patches(spec)
-    elif spec.augment:
+    if isinstance(backbone, HuggingFace):
+        _check_for_adapter(spec, backbone)
+    if spec.augment and pixels_of(backbone) is None:
         raise UserError(
             f"the task {spec.kind} has augment = {spec.augment}, which changes pictures, and this backbone takes a "
             "detector's regions; leave it out, or use a ViLT"
@@ -115,3 +128,27 @@ def _check_for_patches(spec: TaskSpec) -> None:
             raise UserError(
                 f"ViLT hides no regions: set {', '.join(asked)} to 0 in the objectives (its own are mlm, itm and wra)"
             )
+
+
+def _check_for_adapter(spec: TaskSpec, backbone: HuggingFace) -> None:
+    """Refuse what the adapter's model can't do: regions to one that takes pixels, hidden words to a dual encoder."""
+    name = f"the Hugging Face model {backbone.model}"
+    if isinstance(spec, Vcr):
+        raise UserError(f"the task vcr needs 4 token types, and {name} has none of its own; use a UNITER for it")
+    if isinstance(spec, Refcoco | Nlvr1) and backbone.pixels is not None:
+        raise UserError(f"the task {spec.kind} is about regions, and {name} takes pixels here; use a UNITER for it")
+    if isinstance(spec, Nlvr2) and spec.head == "triplet":
+        raise UserError(f"{name} reads NLVR2's images in two passes; leave `head` = 'triplet' out")
+    if not isinstance(spec, Pretraining):
+        return
+    if spec.text_only:
+        raise UserError(f"{name} is not pre-trained on words alone here; leave out the stage [pretraining.text]")
+    fused, asked = is_fused(backbone), spec.objectives.model_dump()
+    refused = {"wra": "aligns no words with regions"}
+    if backbone.pixels is not None:
+        refused |= dict.fromkeys(("mrc", "mrc_kl", "mrfr"), "hides no regions")
+    if not fused:
+        refused |= {"mlm": "is a dual encoder: its words see no picture"}
+    for objective, why in refused.items():
+        if asked.get(objective):
+            raise UserError(f"{name} {why}: set {objective} to 0 in the objectives")
