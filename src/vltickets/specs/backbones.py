@@ -158,7 +158,7 @@ DRAWN = Pixels(patch=12, shorter=36, mean=0.0, std=0.4)
 
 
 def _tiny(model: str, pixels: Pixels | None = DRAWN) -> HuggingFace:
-    return HuggingFace(model=model, layers=3, hidden=64, heads=4, intermediate=256, pixels=pixels)
+    return HuggingFace(model=model, layers=2, hidden=64, heads=4, intermediate=256, pixels=pixels)
 
 
 SIZES: dict[str, BackboneSpec] = {
