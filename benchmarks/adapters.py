@@ -1,6 +1,9 @@
-"""Does a Hugging Face model carry a ticket? The six adapters, on matching captions to drawn pictures in the world.
+"""Does a Hugging Face model carry a ticket? The six adapters, on matching captions to drawn scenes of one object.
 
-For each model: θ₀ is trained at random weights on matching (`--steps`). Then, seed by seed and all from θ₀, with
+Scenes, wordings, pictures and regions are the embedded world's, but for the number of objects: with one, a model from
+random weights learns within minutes what its words mean; with one to five it does not.
+
+For each model: θ₀ is trained on matching from random weights (`--steps`). Then, seed by seed and all from θ₀, with
 `--tuning` steps each: dense; its 50 % ticket (the smallest weights of the dense run removed at once); a random mask of
 50 %. One ticket of each model is saved, loaded into a model that was never trained, and its zeros and its score
 compared. Scores are accuracies in %: the right one of `--candidates` captions. Everything stands in a store, so a
@@ -18,11 +21,17 @@ import torch
 from rows import show_and_keep
 
 from vltickets import load_ticket
-from vltickets.data import open_source
-from vltickets.scenes import WORLD_VERSION
+from vltickets.data import open_source, register_folder
+from vltickets.scenes import draw, write_vocabulary
+from vltickets.scenes.captions import caption_and_foil
+from vltickets.scenes.files import write_json, write_pictures, write_regions
+from vltickets.scenes.regions import detect_all
+from vltickets.scenes.sampling import independent_scenes
+from vltickets.scenes.world import random_stream
 from vltickets.specs import (
     SIZES,
     BackboneSpec,
+    DataSpec,
     Fresh,
     HuggingFace,
     Matching,
@@ -31,7 +40,6 @@ from vltickets.specs import (
     Recipe,
     Train,
     Trained,
-    World,
     changed,
 )
 from vltickets.store import Store
@@ -45,13 +53,40 @@ SPARSITY = 0.5
 RATES = {"clip": 3e-3, "siglip": 3e-3, "flava": 3e-3, "blip": 1e-3, "bridgetower": 1e-3, "visualbert": 1e-3}
 
 
-def nodes_of(backbone: BackboneSpec, rate: float, arguments: argparse.Namespace) -> dict[str, list[Train]]:
+def write_scenes(folder: Path, split: str, count: int) -> None:
+    """Write scenes of one object, each with a caption, drawn and detected, in COCO's format."""
+    rng = random_stream(0, split, "adapters")
+    scenes = independent_scenes(rng, [1] * count)
+    names = [f"coco_{split}_{place:012d}" for place in range(count)]
+    images = [{"id": place, "file_name": f"{name}.jpg"} for place, name in enumerate(names)]
+    captions = [
+        {"id": place, "image_id": place, "caption": caption_and_foil(scene, rng)[0]}
+        for place, scene in enumerate(scenes)
+    ]
+    write_json(folder / f"captions_{split}.json", {"images": images, "annotations": captions})
+    write_pictures(folder / f"pictures_{split}", names, [draw(scene) for scene in scenes])
+    regions = detect_all(scenes, random_stream(0, split, "adapters/regions"))
+    write_regions(folder / f"regions_{split}", [f"{name}.npz" for name in names], regions)
+
+
+def data_of(store: Store, arguments: argparse.Namespace) -> DataSpec:
+    """Return the scenes, which are written beside the store where they are not there yet."""
+    folder = arguments.store / f"scenes-{arguments.scenes}-{arguments.heldout}"
+    if not folder.exists():
+        new = folder.with_suffix(".new")
+        for split, count in (("train", arguments.scenes), ("dev", 200), ("test", arguments.heldout)):
+            write_scenes(new / "captions", split, count)
+        write_vocabulary(new)
+        new.rename(folder)
+    return register_folder(folder, store)
+
+
+def nodes_of(
+    backbone: BackboneSpec, rate: float, data: DataSpec, arguments: argparse.Namespace
+) -> dict[str, list[Train]]:
     """Return the trainings of one model by row of the table, one a seed; θ₀ is their common start."""
-    world = World(
-        generator=WORLD_VERSION, scenes=arguments.scenes, examples=100, heldout=arguments.heldout, seed=arguments.world
-    )
-    task = Matching(data=world, split="test", candidates=arguments.candidates)
-    recipe = Recipe(steps=arguments.steps, learning_rate=rate, warmup=0.05, batch_tokens=1500, dropout=0.0, clip=1.0)
+    task = Matching(data=data, split="test", candidates=arguments.candidates)
+    recipe = Recipe(steps=arguments.steps, learning_rate=rate, warmup=0.05, batch_tokens=1200, dropout=0.0, clip=1.0)
     theta0 = Train(backbone=backbone, task=changed(task, split="dev"), start=Fresh(), recipe=recipe, seed=100)
     tuning = changed(recipe, steps=arguments.tuning, learning_rate=rate / 3)
     dense, ticket, random = [], [], []
@@ -97,22 +132,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(RATES), choices=list(RATES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--tuning", type=int, default=250)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--tuning", type=int, default=150)
     parser.add_argument("--scenes", type=int, default=8000)
-    parser.add_argument("--heldout", type=int, default=1500)
+    parser.add_argument("--heldout", type=int, default=1000)
     parser.add_argument("--candidates", type=int, default=4)
-    parser.add_argument("--world", type=int, default=0, help="the world's seed")
     parser.add_argument("--store", type=Path, default=Path("store-adapters"))
     parser.add_argument("--no-csv", action="store_true", help="print only")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     store = Store(arguments.store)
     store.prepare()
+    data = data_of(store, arguments)
     for model in arguments.models:
         backbone = SIZES[f"{model}-tiny"]
         assert isinstance(backbone, HuggingFace)
-        nodes = nodes_of(backbone, RATES[model], arguments)
+        nodes = nodes_of(backbone, RATES[model], data, arguments)
         scores = {row: [run(node, store) for node in trainings] for row, trainings in nodes.items()}
         zeros, again = carried(nodes["ticket"][0], store)
         assert again == scores["ticket"][0], "a ticket that was saved and loaded scores otherwise"

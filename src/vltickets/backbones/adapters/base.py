@@ -99,7 +99,7 @@ class Adapter(nn.Module):
             mask = torch.ones(states.sights.shape[:2], dtype=torch.bool, device=seen.device)
         return Outputs(
             sequence=torch.cat([states.words, states.sights], dim=1),
-            pooled=states.pooled,
+            pooled=states.pooled.contiguous(),
             mask=torch.cat([inputs.token_mask, mask], dim=1),
             text=inputs.tokens.shape[1],
         )
