@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from vltickets import load_ticket
 from vltickets.backbones import build_backbone, is_fused, prunable_shapes
 from vltickets.backbones.listing import list_weights, unused_weights
 from vltickets.data import Inputs, Ragged, assemble
@@ -236,6 +237,32 @@ def test_the_adapter_in_the_docs_works_and_takes_about_thirty_lines() -> None:
         register("clip", Adapter)
     with pytest.raises(UserError, match="another name"):
         register("chinese-clip", Adapter)
+
+
+def test_the_five_lines_of_the_docs_find_a_ticket_of_a_foreign_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[2] / "docs" / "adapters.md").read_text()
+    program = next(block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "find_ticket" in block)
+    given, pixels = seen(TEXTS, SQUARE)
+    clip = built(toy("clip", options={"text_config.eos_token_id": SEP})).network
+    losses: list[float] = []
+
+    def my_loop(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss = model(input_ids=given.tokens, pixel_values=pixels, return_loss=True).loss
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+
+    exec(program, {"torch": torch, "clip": clip, "my_loop": my_loop})
+    assert losses[-1] < losses[0]
+    ticket = load_ticket(tmp_path / "clip-50.safetensors")
+    assert ticket.sparsity == pytest.approx(0.5, abs=1e-3)
+    weights = dict(clip.named_parameters())
+    assert all(not weights[name].detach()[~ticket.mask[name]].any() for name in ticket.mask)
 
 
 def test_the_named_sizes_are_there() -> None:
