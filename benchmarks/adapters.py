@@ -1,13 +1,12 @@
-"""Does a Hugging Face model carry a ticket? The six adapters, on matching captions to drawn scenes of one object.
+"""Does a Hugging Face model carry a ticket? The six adapters, on questions about drawn scenes of one object.
 
-Scenes, wordings, pictures and regions are the embedded world's, but for the number of objects: with one, a model from
-random weights learns within minutes what its words mean; with one to five it does not.
+Scenes, wordings, pictures, regions and the questions of VQA are the embedded world's ("what color is the large cube?"),
+but for the number of objects: with one, a model from random weights learns within minutes what its words mean.
 
-For each model: θ₀ is trained on matching from random weights (`--steps`). Then, seed by seed and all from θ₀, with
+For each model: θ₀ is trained on the questions from random weights (`--steps`). Then, seed by seed and all from θ₀, with
 `--tuning` steps each: dense; its 50 % ticket (the smallest weights of the dense run removed at once); a random mask of
 50 %. One ticket of each model is saved, loaded into a model that was never trained, and its zeros and its score
-compared. Scores are accuracies in %: the right one of `--candidates` captions. Everything stands in a store, so a
-killed run goes on.
+compared. Scores are soft accuracies in %. Everything stands in a store, so a killed run goes on.
 """
 
 from __future__ import annotations
@@ -23,10 +22,12 @@ from rows import show_and_keep
 from vltickets import load_ticket
 from vltickets.data import open_source, register_folder
 from vltickets.scenes import draw, write_vocabulary
-from vltickets.scenes.captions import caption_and_foil
 from vltickets.scenes.files import write_json, write_pictures, write_regions
+from vltickets.scenes.grammar import ask, draw_wording
+from vltickets.scenes.questions import ANSWERS, AskAttribute
 from vltickets.scenes.regions import detect_all
-from vltickets.scenes.sampling import independent_scenes
+from vltickets.scenes.sampling import independent_scenes, unique_description
+from vltickets.scenes.vqa import annotation
 from vltickets.scenes.world import random_stream
 from vltickets.specs import (
     SIZES,
@@ -34,12 +35,12 @@ from vltickets.specs import (
     DataSpec,
     Fresh,
     HuggingFace,
-    Matching,
     Prune,
     RandomMask,
     Recipe,
     Train,
     Trained,
+    Vqa,
     changed,
 )
 from vltickets.store import Store
@@ -49,24 +50,30 @@ from vltickets.tasks import build_task
 from vltickets.training import evaluate
 
 SPARSITY = 0.5
+ASKED = (0, 0, 1, 1, 2, 3)  # shape and color twice as often as size and material, which a guess finds half of the time
 # Pre-LN models take a higher rate; at 1e-3 they learn less in the same steps, the others diverge at 3e-3.
 RATES = {"clip": 3e-3, "siglip": 3e-3, "flava": 3e-3, "blip": 1e-3, "bridgetower": 1e-3, "visualbert": 1e-3}
 
 
-def write_scenes(folder: Path, split: str, count: int) -> None:
-    """Write scenes of one object, each with a caption, drawn and detected, in COCO's format."""
+def write_questions(folder: Path, split: str, count: int) -> None:
+    """Write one question about each of `count` scenes of one object, in VQA's format, drawn and detected."""
     rng = random_stream(0, split, "adapters")
     scenes = independent_scenes(rng, [1] * count)
-    names = [f"coco_{split}_{place:012d}" for place in range(count)]
-    images = [{"id": place, "file_name": f"{name}.jpg"} for place, name in enumerate(names)]
-    captions = [
-        {"id": place, "image_id": place, "caption": caption_and_foil(scene, rng)[0]}
-        for place, scene in enumerate(scenes)
-    ]
-    write_json(folder / f"captions_{split}.json", {"images": images, "annotations": captions})
+    questions, annotations = [], []
+    for place, scene in enumerate(scenes):
+        attribute = ASKED[rng.integers(len(ASKED))]
+        description = unique_description(rng, scene, scene.objects[0], without=attribute)
+        assert description is not None
+        question = AskAttribute(description, attribute)
+        text, identity = ask(question, draw_wording(rng)), {"image_id": place, "question_id": place}
+        questions.append({"question": text, **identity})
+        annotations.append({**annotation(question, text, scene, rng), **identity})
+    write_json(folder / f"v2_OpenEnded_mscoco_{split}_questions.json", {"questions": questions})
+    write_json(folder / f"v2_mscoco_{split}_annotations.json", {"annotations": annotations})
+    write_json(folder / "ans2label.json", {answer: label for label, answer in enumerate(ANSWERS)})
+    names = [f"coco_{split}_{place:012d}.npz" for place in range(count)]
     write_pictures(folder / f"pictures_{split}", names, [draw(scene) for scene in scenes])
-    regions = detect_all(scenes, random_stream(0, split, "adapters/regions"))
-    write_regions(folder / f"regions_{split}", [f"{name}.npz" for name in names], regions)
+    write_regions(folder / f"regions_{split}", names, detect_all(scenes, random_stream(0, split, "adapters/regions")))
 
 
 def data_of(store: Store, arguments: argparse.Namespace) -> DataSpec:
@@ -75,7 +82,7 @@ def data_of(store: Store, arguments: argparse.Namespace) -> DataSpec:
     if not folder.exists():
         new = folder.with_suffix(".new")
         for split, count in (("train", arguments.scenes), ("dev", 200), ("test", arguments.heldout)):
-            write_scenes(new / "captions", split, count)
+            write_questions(new / "vqa", split, count)
         write_vocabulary(new)
         new.rename(folder)
     return register_folder(folder, store)
@@ -85,7 +92,7 @@ def nodes_of(
     backbone: BackboneSpec, rate: float, data: DataSpec, arguments: argparse.Namespace
 ) -> dict[str, list[Train]]:
     """Return the trainings of one model by row of the table, one a seed; θ₀ is their common start."""
-    task = Matching(data=data, split="test", candidates=arguments.candidates)
+    task = Vqa(data=data, split="test")
     recipe = Recipe(steps=arguments.steps, learning_rate=rate, warmup=0.05, batch_tokens=1200, dropout=0.0, clip=1.0)
     theta0 = Train(backbone=backbone, task=changed(task, split="dev"), start=Fresh(), recipe=recipe, seed=100)
     tuning = changed(recipe, steps=arguments.tuning, learning_rate=rate / 3)
@@ -136,7 +143,6 @@ def main() -> None:
     parser.add_argument("--tuning", type=int, default=150)
     parser.add_argument("--scenes", type=int, default=8000)
     parser.add_argument("--heldout", type=int, default=1000)
-    parser.add_argument("--candidates", type=int, default=4)
     parser.add_argument("--store", type=Path, default=Path("store-adapters"))
     parser.add_argument("--no-csv", action="store_true", help="print only")
     arguments = parser.parse_args()
@@ -155,8 +161,8 @@ def main() -> None:
         for name in ("dense", "ticket", "random"):
             row[name] = statistics.fmean(scores[name])
             row[f"{name} std"] = statistics.stdev(scores[name]) if len(scores[name]) > 1 else 0.0
-        row |= {"chance": 100 / arguments.candidates, "zeros": zeros, "steps": arguments.steps}
-        row |= {"tuning": arguments.tuning, "photos": arguments.heldout}
+        row |= {"zeros": zeros, "steps": arguments.steps}
+        row |= {"tuning": arguments.tuning, "questions": arguments.heldout}
         show_and_keep("adapters", [row], keep=not arguments.no_csv)
 
 

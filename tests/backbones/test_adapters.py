@@ -208,6 +208,7 @@ def test_a_spec_goes_through_json_and_its_options_have_one_order() -> None:
         (toy("visualbert", pixels=PIXELS), "takes region features"),
         (toy("clip", options={"text_config.hiden_act": "gelu"}), "has no 'text_config.hiden_act'"),
         (toy("clip", options={"nothing.at_all": 1}), "has no 'nothing.at_all'"),
+        (toy("bridgetower", hidden=16), "can't be built of this shape"),
     ],
 )
 def test_a_spec_that_does_not_fit_is_refused(spec: HuggingFace, words: str) -> None:

@@ -11,7 +11,7 @@ from vltickets.backbones.checkpoints import read_about
 from vltickets.data import Source, check_folder, open_source, register_folder
 from vltickets.errors import UserError
 from vltickets.scenes import WORLD_VERSION
-from vltickets.specs import DataSpec, TaskSpec, Train, World, changed, parse, parse_backbone, sized
+from vltickets.specs import DataSpec, TaskSpec, Train, World, changed, parse, parse_backbone
 from vltickets.store import Store, check_study_name
 from vltickets.studies.config import Common, Study, task_on
 from vltickets.studies.executors import Listener, execute
@@ -61,7 +61,7 @@ def plan_study(
     if name in store.studies():
         store.study(name)  # a damaged or newer one is refused before anything is written
     about = {} if study.weight_file is None else read_about(study.weight_file)
-    if about and parse_backbone(about["backbone"], str(study.weight_file)) != sized(study.backbone):
+    if about and parse_backbone(about["backbone"], str(study.weight_file)) != study.named_shape:
         raise UserError(
             f"{study.weight_file} is of another backbone than the study's {study.backbone}; import it as that"
         )
@@ -92,7 +92,7 @@ def _with_sizes(study: Study | Paper, data: DataSpec, source: Source) -> Study |
             spec = task_on(name, plan.options, data, study.split)
         else:
             spec = study.task_on(data)
-        found["region_width"] = build_task(spec, source, sized(study.backbone)).region_width()
+        found["region_width"] = build_task(spec, source, study.named_shape).region_width()
     for size, value in found.items():
         if getattr(study, size) not in (None, value):
             raise UserError(

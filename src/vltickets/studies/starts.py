@@ -15,7 +15,6 @@ from vltickets.specs import (
     TaskSpec,
     Train,
     Trained,
-    sized,
 )
 from vltickets.studies.config import Common, Pretrain, Stage
 from vltickets.tickets import shipped
@@ -61,7 +60,7 @@ def pretraining_stage(
 ) -> Train:
     """Return the training of one stage of pre-training."""
     task = _pretraining_task(stage, data, text_only)
-    backbone = sized(study.backbone)  # whatever the study's masks cover: no mask had a part in making θ₀
+    backbone = study.named_shape  # whatever the study's masks cover: no mask had a part in making θ₀
     return Train(backbone=backbone, task=task, start=start, recipe=stage.training, seed=seed)
 
 

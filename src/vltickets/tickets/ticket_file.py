@@ -19,8 +19,9 @@ from safetensors.numpy import save
 from torch import nn
 from torch.optim import Optimizer
 
+from vltickets.backbones import prunable_shapes
 from vltickets.errors import UserError
-from vltickets.specs import BackboneSpec, parse_backbone, weight_places
+from vltickets.specs import BackboneSpec, HuggingFace, parse_backbone, weight_places
 from vltickets.store import write_file
 from vltickets.tickets.holding import HoldZeros, unwrapped, weights_of
 from vltickets.tickets.mask import Mask, packed_digest
@@ -168,9 +169,12 @@ def _check_sizes(header: dict[str, Any], mask: Mask, path: Path) -> None:
 
 def _shapes_of(backbone: BackboneSpec, tensors: int, path: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a backbone's prunable weights, unless it has more layers than the file can mean."""
-    layers = sum(count for name, count in backbone.model_dump().items() if name.endswith("layers"))
+    sizes = backbone.model_dump() | dict(backbone.options if isinstance(backbone, HuggingFace) else ())
+    layers = sum(count for name, count in sizes.items() if name.endswith("layers"))
     if layers > (tensors if "encoder" in backbone.prunable else MOST_LAYERS):  # before a place is made for each
         raise UserError(f"{path} is damaged: its header says {layers} layers, its mask has {tensors} tensors")
+    if isinstance(backbone, HuggingFace):  # its adapter knows its shapes; that needs transformers
+        return prunable_shapes(backbone)
     return {name: place.shape for name, place in weight_places(backbone).items()}
 
 

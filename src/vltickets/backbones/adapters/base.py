@@ -57,10 +57,13 @@ class Adapter(nn.Module):
             )
         self.spec = spec
         self.seen = nn.Identity()  # where perturbations of pixels or of region features enter
-        config = self.config(spec, Sizes(vocabulary, region_width, dropout))
-        for name, value in spec.options:
-            set_option(config, name, value, spec.model)
-        self.network = self.model(config)
+        try:
+            config = self.config(spec, Sizes(vocabulary, region_width, dropout))
+            for name, value in spec.options:
+                set_option(config, name, value, spec.model)
+            self.network = self.model(config)
+        except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"the Hugging Face model {spec.model} can't be built of this shape: {error}") from None
 
     def config(self, spec: HuggingFace, sizes: Sizes) -> Any:
         """Return the library's configuration of a spec on data of these sizes."""
