@@ -188,7 +188,7 @@ def test_what_a_model_cannot_do_is_refused(model: str, spec: TaskSpec, words: st
 
 
 def test_a_recipe_names_a_model_or_says_its_shape() -> None:
-    common = {"title": "t", "start": "fresh", "training": {"steps": 1, "learning_rate": 1e-3}}
+    common = {"title": "t", "start": "fresh", "baselines": ["full"], "training": {"steps": 1, "learning_rate": 1e-3}}
     assert parse(Study, common | {"backbone": "clip-tiny"}, "r").shape == SIZES["clip-tiny"]
     table = {"kind": "hugging-face", "model": "clip", "layers": 1, "hidden": 16, "heads": 2, "intermediate": 32}
     table |= {"pixels": {"patch": 12, "shorter": 36}, "options": {"text_config.hidden_act": "gelu"}}
