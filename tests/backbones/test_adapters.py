@@ -134,6 +134,22 @@ def test_every_prunable_weight_is_a_matrix_of_a_layer_and_is_trained(model: str)
     assert unused_weights(spec, []) == []
 
 
+def test_a_table_inside_a_layer_is_no_matrix_of_it() -> None:
+    from vltickets.backbones.adapters import Adapter
+
+    class WithTable(Adapter):
+        pixels = False
+
+        def config(self, spec: HuggingFace, sizes: object) -> None:
+            return None
+
+        def model(self, config: None) -> torch.nn.Module:
+            return torch.nn.ModuleList([torch.nn.Embedding(3, 4), torch.nn.Linear(4, 4)])
+
+    backbone = WithTable(toy("visualbert"), vocabulary=WORDS, region_width=WIDTH, dropout=0.0)
+    assert list(backbone.prunable()) == ["network.1.weight"]
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_random_weights_follow_from_the_seed_alone(model: str) -> None:
     torch.manual_seed(1)
