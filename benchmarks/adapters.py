@@ -52,7 +52,7 @@ from vltickets.training import evaluate
 SPARSITY = 0.5
 ASKED = (0, 0, 1, 1, 2, 3)  # shape and color twice as often as size and material, which a guess finds half of the time
 # By hand and not tuned: models that norm before each layer bear more.
-RATES = {"clip": 3e-3, "siglip": 3e-3, "flava": 3e-3, "blip": 1e-3, "bridgetower": 1e-3, "visualbert": 1e-3}
+RATES = {"clip": 3e-3, "siglip": 3e-3, "flava": 1e-3, "blip": 1e-3, "bridgetower": 1e-3, "visualbert": 1e-3}
 
 
 def write_questions(folder: Path, split: str, count: int) -> None:
