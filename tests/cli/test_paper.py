@@ -99,6 +99,52 @@ def test_a_page_is_made_of_an_unfinished_study(vltickets: Run, tmp_path: Path, d
     assert "*" in made.stdout
 
 
+TOY_VILT = (
+    "levels=[0.5, 0.7]",
+    "seeds=[0, 1]",
+    "world.scenes=60",
+    "world.examples=60",
+    "world.heldout=60",
+    "pretraining.vision_language.training.steps=4",
+    "training.steps=3",
+    "tasks={vqa={}}",
+)
+
+
+def test_vilt_s_table_has_each_column_at_its_highest_sparsity(vltickets: Run, tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="a ViLT needs transformers (vltickets[hf])")
+    settings = [word for setting in TOY_VILT for word in ("--set", setting)]
+    found = vltickets("study", "run", "paper-vilt", "--store", tmp_path / "store", *settings)
+    assert found.returncode == 0, found.stderr
+    told = vltickets(
+        "report",
+        "paper-vilt",
+        "--store",
+        tmp_path / "store",
+        "--markdown",
+        tmp_path / "t.md",
+        "--figure",
+        tmp_path / "f.png",
+    )
+    assert told.returncode == 0, told.stderr
+    results = read_paper(Store(tmp_path / "store"), "paper-vilt")
+    (column,) = results.columns("table4")
+    dense = results.score(column, Key("full", 0.0)).mean
+    assert dense is not None
+    highest = 0.0
+    for level in (0.5, 0.7):
+        mean = results.score(column, Key("vqa", level)).mean
+        assert mean is not None
+        if mean < 0.99 * dense:
+            break
+        highest = level
+    text = (tmp_path / "t.md").read_text()
+    assert f"| sparsity | {100 * highest:.0f} % |" in text
+    row = "–" if not highest else results.score(column, Key("random", highest)).text
+    assert f"| random | {row} |" in text
+    assert (tmp_path / "f-table4.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("command", [("find", "--preset", NAME), ("demo", "--preset", NAME)])
 def test_commands_of_one_ticket_refuse_the_paper(command: tuple[str, ...], vltickets: Run, tmp_path: Path) -> None:
     refused = vltickets(*command, "--out", tmp_path / "out")

@@ -109,6 +109,8 @@ def test_without_a_store_no_other_number_is_there(store: Store) -> None:
 
 
 def test_a_ticket_of_a_module_says_only_what_it_knows() -> None:
+    for odd in ({"levels": 0.5}, {"levels": None}, {"levels": ["a"]}, {"seed": [1]}, {"task": {"kind": {}}}):
+        assert "a lottery ticket" in card(CardTicket(None, "c" * 20, 7, 10, 2, False, odd), "./mine")
     provenance = {"found_by": "prune", "criterion": "lamp", "pattern": "unstructured", "levels": [0.7]}
     text = card(CardTicket(None, "c" * 20, 7, 10, 2, False, provenance), "./mine")
     assert "a module of its author's own" in text

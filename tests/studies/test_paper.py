@@ -154,6 +154,7 @@ def test_one_shot_pruning_is_one_mask_for_all_seeds_and_no_source_of_its_own() -
         ("adversarial_tasks=['vcr']", r"no table \[tasks.vcr\]"),
         ("artefacts=['table2', 'table2']", "each of them once"),
         ("artefacts=['table9']", "table9"),
+        ("artefacts=['table3']", "table3 is of a Lxmert, and the backbone is 'tiny'"),
         ("study='papr'", "did you mean 'paper'"),
     ],
 )
@@ -167,6 +168,15 @@ def test_figure_5_without_a_table_adversarial_is_refused(tmp_path: Path) -> None
     (tmp_path / "mine.toml").write_text(text)
     with pytest.raises(UserError, match=r"Figure 5 and Table 5 need a table \[adversarial\]"):
         load_study(str(tmp_path / "mine.toml"))
+
+
+def test_levels_of_artefacts_that_are_not_asked_for_do_not_matter() -> None:
+    assert study_of("artefacts=['table2']", "overlap_levels=[0.6]").overlap_levels == (0.6,)
+
+
+def test_a_ticket_over_the_word_table_too_has_a_table_of_its_own() -> None:
+    study = load_study("paper-vilt", ('prunable=["encoder", "embeddings"]',))
+    assert study.prunable == ("encoder", "embeddings")
 
 
 def study_path(name: str) -> Path:

@@ -147,6 +147,17 @@ def test_pre_training_prunes_and_its_ticket_is_trained(source: Source, store: St
     assert all(not weights[f"backbone.{name}"][~kept[name].numpy()].any() for name in kept)
     told = {name for name in store.record(both.digest).metrics if not name.startswith("itm_accuracy/")}
     assert told == {"mlm_accuracy", "itm_accuracy", "score"}
+    assert {"itm_accuracy/color", "itm_accuracy/shape"} <= set(store.record(both.digest).metrics)
+
+
+def test_texts_are_cut_to_the_places_the_backbone_has(source: Source, store: Store) -> None:
+    short = changed(TOY, positions=6)
+    task = build_task(spec_of("vqa"), source, short)
+    model = Model(
+        build_backbone(short, vocabulary=len(source.vocabulary), region_width=432, dropout=0.0), task.head(16, 0.0)
+    )
+    assert source.vqa("train", source.answers()).texts.lengths.max() > 6
+    assert 0 <= evaluate(model.eval(), task, "dev").score <= 1
 
 
 @pytest.mark.parametrize("form", ["paper", "villa"])

@@ -57,6 +57,7 @@ class Source:
 
     In the layout `official`, a task's text databases of UNITER's go before its public files. A task that a layout does
     not have is a `UserError`. With `pixels`, images are read as patches of their pixels, not as regions.
+    Texts are cut to `longest` word pieces.
     `class_attributes` is the attribute that each of the detector's classes means, -1 for none: the world's color.
     """
 
@@ -65,6 +66,7 @@ class Source:
     vocabulary: Vocabulary
     make: Callable[[str, str, bool], None] = lambda part, split, pictures: None
     pixels: Pixels | None = None
+    longest: int = LONGEST_TEXT
     class_attributes: tuple[int, ...] = ()
 
     def captions(self, split: str, corpus: str | None = None) -> Captions:
@@ -75,22 +77,22 @@ class Source:
             self._make("captions", split)
         if corpus is not None:
             return read_corpus(
-                self._task(CORPORA[corpus].folder), corpus, split, self.vocabulary, LONGEST_TEXT, self.pixels
+                self._task(CORPORA[corpus].folder), corpus, split, self.vocabulary, self.longest, self.pixels
             )
         if self.layout != "official":
-            return read_flickr8k(self.folder, split, self.vocabulary, LONGEST_TEXT, self.pixels)
-        return read_coco_captions(self.folder / "captions", split, self.vocabulary, LONGEST_TEXT, self.pixels)
+            return read_flickr8k(self.folder, split, self.vocabulary, self.longest, self.pixels)
+        return read_coco_captions(self.folder / "captions", split, self.vocabulary, self.longest, self.pixels)
 
     def retrieval(self, split: str) -> Captions:
         """Read a split of image-text retrieval: five captions an image."""
         self._make("flickr30k", split)
         if self.layout != "official":
-            return read_flickr8k(self.folder, split, self.vocabulary, LONGEST_TEXT, self.pixels)
+            return read_flickr8k(self.folder, split, self.vocabulary, self.longest, self.pixels)
         folder = self.folder / "flickr30k"
         if databases := databases_of("flickr30k", folder, split, self.vocabulary):
-            return database_captions(databases, folder, split, LONGEST_TEXT, self.pixels)
+            return database_captions(databases, folder, split, self.longest, self.pixels)
         path = first_file(folder, ("dataset_flickr30k.json", "dataset_coco.json"))
-        return read_karpathy(path, split, self.vocabulary, LONGEST_TEXT, self.pixels)
+        return read_karpathy(path, split, self.vocabulary, self.longest, self.pixels)
 
     def answers(self, task: str = "vqa") -> list[str]:
         """Return the answer vocabulary of `vqa` or `gqa`, in label order."""
@@ -106,36 +108,36 @@ class Source:
         """Read a split of VQA; `answers` gives the labels."""
         self._make("vqa", split)
         if self.layout == "photos":
-            return read_daquar(self.folder, split, self.vocabulary, answers, LONGEST_TEXT, self.pixels)
+            return read_daquar(self.folder, split, self.vocabulary, answers, self.longest, self.pixels)
         folder = self._task("vqa")
         if databases := databases_of("vqa", folder, split, self.vocabulary):
             return database_questions(
-                databases, folder, split, len(answers), LONGEST_TEXT, split == "train", self.pixels
+                databases, folder, split, len(answers), self.longest, split == "train", self.pixels
             )
-        return read_vqa(folder, split, self.vocabulary, answers, LONGEST_TEXT, self.pixels)
+        return read_vqa(folder, split, self.vocabulary, answers, self.longest, self.pixels)
 
     def gqa(self, split: str, answers: list[str]) -> Questions:
         """Read a split of GQA; `answers` gives the labels, scores are one-hot."""
         self._make("gqa", split)
-        return read_gqa(self._task("gqa"), split, self.vocabulary, answers, LONGEST_TEXT, self.pixels)
+        return read_gqa(self._task("gqa"), split, self.vocabulary, answers, self.longest, self.pixels)
 
     def entailment(self, split: str) -> Questions:
         """Read a split of visual entailment: scores one-hot over contradiction, entailment, neutral."""
         self._make("snli_ve", split)
         if self.layout == "photos":
-            return read_pairs(self.folder, split, self.vocabulary, LONGEST_TEXT, self.pixels)
+            return read_pairs(self.folder, split, self.vocabulary, self.longest, self.pixels)
         folder = self._task("snli_ve")
         if databases := databases_of("snli_ve", folder, split, self.vocabulary):
             return database_questions(
-                databases, folder, split, len(LABELS), LONGEST_TEXT, split == "train", self.pixels
+                databases, folder, split, len(LABELS), self.longest, split == "train", self.pixels
             )
-        return read_snli_ve(folder, split, self.vocabulary, LONGEST_TEXT, self.pixels)
+        return read_snli_ve(folder, split, self.vocabulary, self.longest, self.pixels)
 
     def statements(self, split: str) -> Questions:
         """Read a split of NLVR v1, sentences about one picture: scores one-hot over false, true (layout `photos`)."""
         if self.layout != "photos":
             raise UserError(f"{self.folder}: the layout {self.layout} has no NLVR v1; the layout photos has it")
-        return read_nlvr1(self.folder, split, self.vocabulary, LONGEST_TEXT, self.pixels)
+        return read_nlvr1(self.folder, split, self.vocabulary, self.longest, self.pixels)
 
     def vcr(self, split: str) -> Choices:
         """Read a split of VCR."""
@@ -143,16 +145,16 @@ class Source:
         self._make("vcr", split)
         folder = self._task("vcr")
         if databases := databases_of("vcr", folder, split, self.vocabulary):
-            return database_choices(databases, folder, split, LONGEST_TEXT)
-        return read_vcr(folder, split, self.vocabulary, LONGEST_TEXT)
+            return database_choices(databases, folder, split, self.longest)
+        return read_vcr(folder, split, self.vocabulary, self.longest)
 
     def nlvr2(self, split: str) -> Pairs:
         """Read a split of NLVR2."""
         self._make("nlvr2", split)
         folder = self._task("nlvr2")
         if databases := databases_of("nlvr2", folder, split, self.vocabulary):
-            return database_pairs(databases, folder, split, LONGEST_TEXT, self.pixels)
-        return read_nlvr2(folder, split, self.vocabulary, LONGEST_TEXT, self.pixels)
+            return database_pairs(databases, folder, split, self.longest, self.pixels)
+        return read_nlvr2(folder, split, self.vocabulary, self.longest, self.pixels)
 
     def expressions(self, split: str, boxes: str) -> Expressions:
         """Read a split of RefCOCO+ (test is testA) with the `true` or the `detected` boxes of its images."""
@@ -160,12 +162,16 @@ class Source:
         self._make("refcoco", split)
         folder = self._task("refcoco")
         if databases := databases_of("refcoco", folder, split, self.vocabulary):
-            return database_expressions(databases, folder, boxes, LONGEST_TEXT)
-        return read_refcoco(folder, split, boxes, self.vocabulary, LONGEST_TEXT)
+            return database_expressions(databases, folder, boxes, self.longest)
+        return read_refcoco(folder, split, boxes, self.vocabulary, self.longest)
 
     def seen_as(self, pixels: Pixels) -> Source:
         """Return the same source with its images read as patches."""
         return replace(self, pixels=pixels)
+
+    def for_places(self, positions: int) -> Source:
+        """Return the same source with its texts cut to what a backbone has places for (ViLT: 40, officially)."""
+        return self if positions >= self.longest else replace(self, longest=positions)
 
     def _make(self, part: str, split: str) -> None:
         self.make(part, split, self.pixels is not None)

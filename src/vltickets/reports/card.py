@@ -15,7 +15,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from vltickets.errors import UserError
-from vltickets.reports.wording import percent, score
+from vltickets.reports import wording
+from vltickets.reports.wording import percent
 from vltickets.specs import NAMED, BackboneSpec, Node, Rewound, Train, changed
 from vltickets.store import Record, Store
 
@@ -72,12 +73,13 @@ def card(ticket: CardTicket, name: str, *, store: Store | None = None, base_mode
     `store` adds other seeds of the same cell and the dense model, where it has the ticket's run.
     """
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    environment.filters |= {"json": _yaml, "code": _code, "metric": _metric}
+    environment.filters |= {"json": _yaml, "code": _code}
     template = environment.from_string(resources.files(__package__).joinpath("card.md").read_text(encoding="utf-8"))
     known = Known() if store is None else read_known(store, str(ticket.provenance.get("train", "")))
-    task = _field(ticket.provenance, "task", "kind")
+    task = str(_field(ticket.provenance, "task", "kind"))
     return template.render(
         ticket=ticket,
+        metric=wording.metric,
         name=name,
         short=name.rstrip("/").rpartition("/")[2] or "ticket",
         base_model=base_model,
@@ -149,7 +151,7 @@ def _rows(ticket: CardTicket, known: Known) -> Iterable[tuple[str, str | None]]:
     yield "Weights it covers", f"{ticket.tensors} tensors"
     yield "In the file", "the mask and trained weights" if ticket.has_weights else "the mask alone, one bit a weight"
     yield "Found by", _found_by(of)
-    yield "Schedule", ", ".join(percent(level) for level in of.get("levels", ())) or None
+    yield "Schedule", _levels(of.get("levels"))
     yield "Found on", _field(of, "found_on", "kind") and _code(_field(of, "found_on", "kind"))
     yield "Tested on", _field(of, "task", "kind") and f"{_code(_field(of, 'task', 'kind'))}, {_data(of)}"
     yield "Training", _training(of)
@@ -158,6 +160,12 @@ def _rows(ticket: CardTicket, known: Known) -> Iterable[tuple[str, str | None]]:
     yield "Mask", f"{_code(ticket.mask)} (hash of its names, shapes and bits)"
     yield "Found by node", _code(of["mask"]) if "mask" in of else None
     yield "Tested by run", _code(of["train"]) if "train" in of else None
+
+
+def _levels(levels: Any) -> str | None:
+    """Return the schedule, where it is one: provenance is whatever a file says."""
+    known = isinstance(levels, list) and all(type(level) in (int, float) and 0 <= level < 1 for level in levels)
+    return ", ".join(percent(level) for level in levels) or None if known else None
 
 
 def _found_by(of: Mapping[str, Any]) -> str | None:
@@ -177,7 +185,7 @@ def _training(of: Mapping[str, Any]) -> str | None:
 
 
 def _seeds(of: Mapping[str, Any], known: Known) -> str | None:
-    if "seed" not in of:
+    if type(of.get("seed")) is not int:
         return None
     seeds = sorted({record.spec.get("seed", 0) for record in known.cell} - {of["seed"]})
     return _code(of["seed"]) + (f"; beside it {', '.join(map(str, seeds))} in the results below" if seeds else "")
@@ -215,21 +223,16 @@ def _over_seeds(records: Iterable[Record], metric: str) -> str:
     if not values:
         return "–"
     if len(values) == 1:
-        return f"{_metric(values[0])} (1 seed)"
-    return f"{_metric(statistics.fmean(values))} ± {_metric(statistics.stdev(values))} ({len(values)} seeds)"
+        return f"{wording.metric(metric, values[0])} (1 seed)"
+    mean, std = (wording.metric(metric, value) for value in (statistics.fmean(values), statistics.stdev(values)))
+    return f"{mean} ± {std} ({len(values)} seeds)"
 
 
 def _numbers(metrics: Any) -> dict[str, float]:
     """Return the metrics of a ticket that are numbers; others are no measurement."""
     found = metrics.items() if isinstance(metrics, dict) else ()
-    return {str(name): value for name, value in found if type(value) in (int, float)}
-
-
-def _metric(value: float | None) -> str:
-    """Return a metric as the reports show it: fractions in per cent, anything else as it is."""
-    if value is None:
-        return "–"
-    return score(value) if 0 <= value <= 1 else f"{value:.4g}"
+    numbers = {str(name): value for name, value in found if type(value) in (int, float)}
+    return {name: value for name, value in numbers.items() if type(value) is float or abs(value) < 2**53}
 
 
 def _backbone(backbone: BackboneSpec | None) -> str | None:

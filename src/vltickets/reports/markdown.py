@@ -42,7 +42,7 @@ def _cells(row: Row, results: Results, others: list[str]) -> list[str]:
         row.baseline,
         wording.percent(row.sparsity),
         wording.mean_and_std(row.mean, row.std),
-        *(wording.score(row.metrics[name]) if name in row.metrics else "–" for name in others),
+        *(wording.metric(name, row.metrics.get(name)) for name in others),
         wording.seeds(row.seeds, row.missing),
         "–" if share is None else wording.percent(share, 1),
         wording.interval(row.verdict),

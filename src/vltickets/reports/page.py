@@ -56,7 +56,7 @@ def page_html(results: Results) -> str:
         groups=_groups(results),
         recipe=list(flat(results.study.get("recipe") or {})),
         baselines={name: text for name, text in wording.BASELINES.items() if results.rows_of(name)},
-        metric_text=_metric_text,
+        metric_text=wording.metric,
     )
 
 
@@ -74,13 +74,6 @@ def page_template(name: str) -> Template:
 def page_css() -> Markup:
     """Return the style that all pages share."""
     return Markup(resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8"))
-
-
-def _metric_text(value: float | None) -> str:
-    """Return a metric as the table shows it: fractions in per cent, anything else as it is."""
-    if value is None:
-        return "–"
-    return wording.score(value) if 0 <= value <= 1 else f"{value:.4g}"
 
 
 def _costs(results: Results) -> Iterator[Cost]:

@@ -43,6 +43,14 @@ def score(value: float) -> str:
     return f"{100 * value:.2f}"
 
 
+def metric(name: str, value: float | None) -> str:
+    """Return a metric as all reports show it: errors, distances and counts as they are, fractions in per cent."""
+    if value is None:
+        return "–"
+    plain = name.endswith("_error") or name.startswith("transport/") or not 0 <= value <= 1
+    return f"{value:.4g}" if plain else score(value)
+
+
 def points(value: float) -> str:
     """Return a difference of fractions in signed points: −0.0123 → −1.23."""
     text = f"{100 * value:+.2f}".replace("-", "−")

@@ -12,6 +12,12 @@ from vltickets.studies.config import Common, TaskName
 Artefact = Literal["table2", "table3", "table4", "figure3", "figure5", "table5", "figure8"]
 # Table 3 comes with Figure 4, Table 4 with Figure 7: the same cells.
 WHOSE: dict[Artefact, type[Lxmert] | type[Vilt]] = {"table3": Lxmert, "table4": Vilt}
+LEVELS: dict[str, Artefact] = {  # which artefact a choice of levels is of
+    "transfer_levels": "figure3",
+    "universal_levels": "table2",
+    "overlap_levels": "figure8",
+    "adversarial_levels": "table5",
+}
 ARTEFACTS: tuple[Artefact, ...] = ("table2", "figure3", "figure5", "table5", "figure8")
 
 
@@ -60,8 +66,9 @@ class Paper(Common):
 
     @model_validator(mode="after")
     def _sound(self) -> Paper:
-        for name in ("transfer_levels", "universal_levels", "overlap_levels", "adversarial_levels"):
-            self.among_levels(name, getattr(self, name))
+        for name, artefact in LEVELS.items():
+            if artefact in self.artefacts:
+                self.among_levels(name, getattr(self, name))
         if not self.tasks:
             raise ValueError("the paper needs at least one table [tasks.NAME]")
         if len(set(self.artefacts)) < len(self.artefacts):
@@ -69,7 +76,7 @@ class Paper(Common):
         if {"figure5", "table5"} & set(self.artefacts) and self.adversarial is None:
             raise ValueError("Figure 5 and Table 5 need a table [adversarial]")
         for artefact, kind in WHOSE.items():
-            if artefact in self.artefacts and not isinstance(self.shape, kind):
+            if artefact in self.artefacts and not isinstance(self.named_shape, kind):
                 raise ValueError(f"{artefact} is of a {kind.__name__}, and the backbone is {self.backbone!r}")
         odd = [name for name in self.adversarial_tasks if name not in self.tasks]
         if odd and "figure5" in self.artefacts:

@@ -46,6 +46,7 @@ def build_task(spec: TaskSpec, source: Source, backbone: BackboneSpec, labels: d
     `labels` are a trained model's own, where it is scored elsewhere.
     """
     check_task(spec, backbone)
+    source = source.for_places(backbone.positions)
     pixels = pixels_of(backbone)
     if pixels is None:
         return _build(spec, source, backbone, labels)

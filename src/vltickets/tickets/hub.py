@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,8 +34,9 @@ def write_repo(ticket: Ticket, card: str, folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; name a folder to write the ticket and its card to")
     _check_ours((path.name for path in folder.iterdir()) if folder.exists() else (), str(folder))
-    save_ticket(ticket, folder / TICKET_NAME)
-    write_file(folder / CARD_NAME, card.encode())
+    with _writing(folder):
+        save_ticket(ticket, folder / TICKET_NAME)
+        write_file(folder / CARD_NAME, card.encode())
 
 
 def push(ticket: Ticket, card: str, repo: str, *, endpoint: str | None = None, private: bool = False) -> str:
@@ -98,8 +100,19 @@ def _accepted(fetched: Path, out: Path) -> Ticket:
     ticket, content = load_ticket(fetched), fetched.read_bytes()
     if out.exists() and out.read_bytes() != content:
         raise UserError(f"{out} is already there and is another file; name a new one with --out FILE")
-    write_file(out, content)
+    with _writing(out):
+        write_file(out, content)
     return ticket
+
+
+@contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{place} can't be written ({error.strerror}); make its folder, or name another place"
+        ) from None
 
 
 def _check_ours(names: Iterable[str], where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from matplotlib.axes import Axes
@@ -12,7 +13,7 @@ from vltickets.reports.panels import panels
 from vltickets.reports.paper_results import FULL, RANDOM, Column, Key, PaperResults, Score
 from vltickets.reports.style import GREY
 from vltickets.reports.tables import Table, runs_table
-from vltickets.studies.verdicts import Verdict, judge
+from vltickets.studies.verdicts import Verdict, highest_sparsity, judge
 
 LXMERT_TITLE = "Table 3 and Figure 4: LXMERT's tickets"
 VILT_TITLE = "Table 4 and Figure 7: ViLT's tickets"
@@ -30,7 +31,8 @@ def tables(results: PaperResults, artefact: str) -> list[Table]:
 
 def _table(results: PaperResults, columns: list[Column], levels: list[float]) -> Table:
     full = [results.score(column, Key(FULL, 0.0)) for column in columns]
-    chosen = [highest(results, column, levels) for column in columns]
+    verdicts = [judged(results, column, levels) for column in columns]
+    chosen = [highest(found, levels) for found in verdicts]
     rows = [
         ["full", *(score.text for score in full)],
         ["× 99 %", *("–" if score.mean is None else wording.score(SHARE * score.mean) for score in full)],
@@ -42,31 +44,20 @@ def _table(results: PaperResults, columns: list[Column], levels: list[float]) ->
             key = Key(source or column.task, level or 0.0)
             cells.append(results.score(column, key).text if level else "–")
         rows.append([name, *cells])
-    verdicts = [
-        judged(results, column, levels).get(level) if level else None
-        for column, level in zip(columns, chosen, strict=True)
-    ]
-    rows.append(["verdict by interval", *("–" if verdict is None else verdict.label for verdict in verdicts)])
+    labels = [found[level].label if level else "–" for found, level in zip(verdicts, chosen, strict=True)]
+    rows.append(["verdict by interval", *labels])
     note = (
         "Scores in %, mean ± std over seeds. sparsity: the highest at which the mean, as at every lower level, reaches "
         "99 % of the dense mean (0 %: not even the lowest level does). It is picked on the seeds it is quoted on, "
-        "which flatters it; the verdict asks whether these seeds and test items show it."
+        f"which flatters it; the verdict asks whether these seeds and test items show it. Scored on "
+        f"{results.study.get('split')}."
     )
     return Table("At the highest sparsity by the paper's rule", ["", *(column.title for column in columns)], rows, note)
 
 
-def highest(results: PaperResults, column: Column, levels: list[float]) -> float | None:
-    """Return the highest sparsity whose mean, as that of all below, reaches 99 % of dense; None before all are run."""
-    dense = results.score(column, Key(FULL, 0.0))
-    found = 0.0
-    for level in levels:
-        score = results.score(column, Key(column.task, level))
-        if dense.mean is None or score.mean is None:
-            return None
-        if score.mean < SHARE * dense.mean:
-            break
-        found = level
-    return found
+def highest(verdicts: Mapping[float, Verdict], levels: Sequence[float]) -> float | None:
+    """Return the highest sparsity by the paper's rule, 0 where none passes; None before all levels are run."""
+    return (highest_sparsity(verdicts, plain=True) or 0.0) if set(levels) <= set(verdicts) else None
 
 
 def judged(results: PaperResults, column: Column, levels: list[float]) -> dict[float, Verdict]:
