@@ -142,7 +142,7 @@ def test_vilt_s_table_has_each_column_at_its_highest_sparsity(vltickets: Run, tm
     assert f"| sparsity | {100 * highest:.0f} % |" in text
     row = "–" if not highest else results.score(column, Key("random", highest)).text
     assert f"| random | {row} |" in text
-    assert (tmp_path / "f-table4.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "f.table4.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("command", [("find", "--preset", NAME), ("demo", "--preset", NAME)])
