@@ -79,11 +79,7 @@ def save_ticket(ticket: Ticket, path: Path) -> None:
     """Write a ticket; the file is visible whole or not at all."""
     arrays = {f"mask.{name}": bits for name, bits in ticket.mask.packed().items()}
     arrays |= {f"weights.{name}": array for name, array in ticket.weights.items()}
-    shapes = {name: list(shape) for name, shape in ticket.mask.shapes.items()}
-    whose = (
-        {"format": 1, "backbone": ticket.backbone.described()} if ticket.backbone else {"format": 2, "shapes": shapes}
-    )
-    header = whose | {
+    header = whose(ticket) | {
         "sparsity": ticket.mask.sparsity,
         "pruned": ticket.mask.total - ticket.mask.kept,
         "prunable": ticket.mask.total,
@@ -103,9 +99,8 @@ def load_ticket(path: Path | str) -> Ticket:
     path = Path(path)
     text, arrays = _read(path)
     header = _header(text, path)
-    backbone = parse_backbone(header["backbone"], str(path)) if header["format"] == 1 else None
     bits = {key.removeprefix("mask."): value for key, value in arrays.items() if key.startswith("mask.")}
-    shapes = _shapes_of(backbone, len(bits), path) if backbone else _shapes(header["shapes"], path)
+    backbone, shapes = masked_shapes(header, len(bits), path)
     try:
         mask = Mask.unpacked(bits, shapes)
     except UserError as error:
@@ -125,6 +120,26 @@ def load_ticket(path: Path | str) -> Ticket:
         if weight[~mask[name].numpy()].any():
             raise UserError(f"{path} is damaged: {name} has weights that are not 0 where its mask prunes")
     return Ticket(backbone, mask, header["provenance"], weights, header["labels"])
+
+
+def whose(ticket: Ticket) -> dict[str, Any]:
+    """Return what a header says of the model a mask is for: format and backbone, or format and shapes."""
+    if ticket.backbone:
+        return {"format": 1, "backbone": ticket.backbone.described()}
+    return {"format": 2, "shapes": {name: list(shape) for name, shape in ticket.mask.shapes.items()}}
+
+
+def masked_shapes(
+    header: dict[str, Any], tensors: int, path: Path
+) -> tuple[BackboneSpec | None, dict[str, tuple[int, ...]]]:
+    """Return the backbone (None of a module of one's own) and the shapes of the mask, of `tensors`, a header speaks of.
+
+    Raises `UserError` where the header can't mean such a mask.
+    """
+    if header["format"] != 1:
+        return None, _shapes(header["shapes"], path)
+    backbone = parse_backbone(header["backbone"], str(path))
+    return backbone, _shapes_of(backbone, tensors, path)
 
 
 def _read(path: Path) -> tuple[str, dict[str, np.ndarray]]:
