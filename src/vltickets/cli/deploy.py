@@ -92,6 +92,40 @@ def unpack(
     screen().print(f"{target}: {len(ticket.weights)} dense tensors, 0 wherever the mask prunes", soft_wrap=True)
 
 
+@deploy_app.command("export")
+def export(
+    ticket: TicketArgument,
+    to: Annotated[ExportForm, typer.Option("--to", help="hf: a Hugging Face folder; onnx; onnx-int8: int8 weights.")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write, or of hf the new folder.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Write the trained model for other libraries, and check it there: exact zeros, the same outputs."""
+    from vltickets.deploy import read_ticket
+
+    if to is ExportForm.hf:
+        from vltickets.deploy.hugging_face import export_hugging_face
+
+        folder = export_hugging_face(read_ticket(ticket), out)
+        row: dict[str, object] = {"path": str(out), "to": to.value, "zeros": folder.zeros, "class": folder.architecture}
+        how = f"transformers' {folder.architecture}" if folder.architecture else "vltickets, as its README says"
+        told = f"{folder.zeros} exact zeros; to be loaded by {how}"
+    else:
+        from vltickets.deploy.onnx_graph import export_onnx
+
+        _check_out(out, ticket)
+        graph = export_onnx(read_ticket(ticket), out, int8=to is ExportForm.int8)
+        row = {"path": str(out), "to": to.value, "inputs": graph.inputs, "outputs": graph.outputs}
+        row |= {"difference": graph.difference, "largest_output": graph.largest, "bytes": out.stat().st_size}
+        told = (
+            f"{out.stat().st_size / 1e6:.2f} MB, takes {', '.join(graph.inputs)}, gives {', '.join(graph.outputs)}; "
+            f"off by at most {graph.difference:.1e} from torch (outputs up to {graph.largest:.1e})"
+        )
+    if as_json:
+        print(json.dumps(row))
+        return
+    screen().print(f"{out}: {told}", soft_wrap=True, markup=False)
+
+
 def _check_out(out: Path, source: Path) -> None:
     if out.is_dir():
         raise UserError(f"{out} is a folder; name the file to write with --out FILE.safetensors")
