@@ -1,4 +1,4 @@
-"""Exports hold the ticket's numbers: read by transformers, by vltickets and by onnxruntime, each with the same answers."""
+"""Exports hold the ticket's numbers: transformers, vltickets and onnxruntime read them and give the same answers."""
 
 from __future__ import annotations
 
@@ -66,14 +66,20 @@ def trained(name: str) -> tuple[Ticket, nn.Module, nn.Module]:
     return Ticket(spec, mask, provenance, weights, {"answers": "yes\nno\n2", "vocabulary": vocabulary}), backbone, head
 
 
-def inputs_of(rows: int, words: int, regions: int, width: int) -> Inputs:
+def inputs_of(name: str, rows: int, words: int, regions: int) -> Inputs:
+    """Return random inputs; a ViLT's regions are the patches of pictures that are two patches high."""
+    vilt = name.startswith("vilt")
+    boxes, cell, across = torch.rand(rows, regions, 7), torch.arange(regions), max(regions // 2, 1)
+    if vilt:
+        boxes[..., 0], boxes[..., 1] = cell % across / across, cell // across / (regions / across)
+        boxes[..., 4], boxes[..., 5] = 1 / across, across / regions
     token_mask, region_mask = torch.ones(rows, words, dtype=torch.bool), torch.ones(rows, regions, dtype=torch.bool)
     token_mask[0, -1] = region_mask[0, -1] = False
     return Inputs(
         tokens=torch.randint(1, WORDS, (rows, words)),
         token_mask=token_mask,
-        features=torch.randn(rows, regions, width),
-        boxes=torch.rand(rows, regions, 7),
+        features=torch.randn(rows, regions, 48 if vilt else WIDTH),
+        boxes=boxes,
         region_mask=region_mask,
         region_types=torch.ones(rows, regions, dtype=torch.int64),
     )
@@ -85,7 +91,7 @@ def test_a_trained_model_is_built_from_a_ticket_s_weights_alone(name: str) -> No
     ticket, backbone, head = trained(name)
     model = build_trained(ticket)
     assert type(model.head) is type(head)
-    inputs = inputs_of(4, 5, 3, 48 if name.startswith("vilt") else WIDTH)
+    inputs = inputs_of(name, 4, 5, 4)
     with torch.no_grad():
         outputs = backbone(inputs)
         paired = "paired" in name or "triplet" in name or "attention" in name
@@ -140,7 +146,7 @@ def test_lxmert_s_folder_answers_the_same_in_transformers(tmp_path: Path) -> Non
     assert (model.config.id2label[2], model.config.hidden_dropout_prob) == ("2", 0.2)
     for name, keep in ((name, ticket.mask[name]) for name in ticket.mask):
         assert not model.lxmert.get_parameter(name)[~keep].any()
-    inputs = inputs_of(4, 5, 3, WIDTH)
+    inputs = inputs_of("lxmert", 4, 5, 3)
     with torch.no_grad():
         theirs = model(
             input_ids=inputs.tokens,
@@ -166,14 +172,14 @@ def test_vilt_s_folder_answers_the_same_of_whole_pictures(tmp_path: Path) -> Non
     cell = torch.arange(9)
     boxes = torch.zeros(2, 9, 7)
     boxes[..., 0], boxes[..., 1], boxes[..., 4:6] = cell % 3 / 3, cell // 3 / 3, 1 / 3
-    inputs = inputs_of(2, 5, 9, 48)
+    inputs = inputs_of("vilt", 2, 5, 2)
     given = Inputs(
         inputs.tokens,
         inputs.token_mask,
         patches.permute(0, 2, 3, 1, 4, 5).reshape(2, 9, 48),
         boxes,
         torch.ones(2, 9, dtype=torch.bool),
-        inputs.region_types,
+        torch.ones(2, 9, dtype=torch.int64),
     )
     with torch.no_grad():
         theirs = model(
@@ -223,19 +229,15 @@ def test_a_graph_answers_the_same_in_onnxruntime_for_any_shape(tmp_path: Path, n
     session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
     assert session.get_modelmeta().custom_metadata_map["answers"] == "yes\nno\n2"
     model = build_trained(ticket)
-    for rows, words, regions in ((2, 3, 4), (8, 7, 12)):
-        inputs = inputs_of(rows, words, regions, 48 if name.startswith("vilt") else WIDTH)
-        if name.startswith("vilt"):  # four patches across, of which there are as many down as it takes
-            cell = torch.arange(regions)
-            inputs.boxes[..., 0], inputs.boxes[..., 1] = cell % 4 / 4, cell // 4 / (regions // 4)
-            inputs.boxes[..., 4], inputs.boxes[..., 5] = 1 / 4, 4 / regions
+    for rows, words, regions in ((2, 3, 2), (8, 7, 12)):
+        inputs = inputs_of(name, rows, words, regions)
         (found,) = session.run(["logits"], {name: getattr(inputs, name).numpy() for name in graph.inputs})
         with torch.no_grad():
             torch.testing.assert_close(torch.from_numpy(found), model(inputs), atol=1e-4, rtol=1e-4)
-    zeros = sum(
-        int((onnx.numpy_helper.to_array(one) == 0).sum()) for one in onnx.load(tmp_path / "m.onnx").graph.initializer
-    )
-    assert zeros >= ticket.mask.total - ticket.mask.kept
+    if name.startswith("lxmert"):
+        return  # the visual side of its last layer answers no question, and is not in the graph
+    held = (onnx.numpy_helper.to_array(one) for one in onnx.load(tmp_path / "m.onnx").graph.initializer)
+    assert sum(int((array == 0).sum()) for array in held) >= ticket.mask.total - ticket.mask.kept
 
 
 def test_an_int8_graph_says_how_far_it_is_off(tmp_path: Path) -> None:
