@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +31,7 @@ from vltickets.tickets.ticket_file import masked_shapes, whose
 KEY = "vltickets-packed"
 PACKED_FORMAT = 2  # 1: a backbone of the package; 2: any other module, whose shapes the header has
 FIELDS = {"values", "kept", "pruned", "prunable", "mask", "provenance", "labels", "parts", "header"}
-ALIGNED = 16  # numbers: each tensor of the arena starts at a cache line
+PIECE = 1 << 16  # weights that are spread at a time
 KeptValues = Literal["fp32", "bf16"]
 TYPES: dict[KeptValues, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Parts = dict[str, torch.Tensor]
@@ -130,7 +129,7 @@ def _hashes(parts: Mapping[str, torch.Tensor]) -> dict[str, str]:
             total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         return total.hexdigest()[:20]
 
-    with ThreadPoolExecutor(min(torch.get_num_threads(), 8)) as pool:  # hashing lets go of the interpreter's lock
+    with _pool() as pool:
         return dict(zip(parts, pool.map(of, parts.values()), strict=True))
 
 
@@ -202,33 +201,39 @@ def _check(header: dict[str, Any], parts: Parts, mask: Mask, digest: str, path: 
 
 
 def _unpacked(parts: Parts, mask: Mask, prefix: str, kept: torch.dtype) -> Parts:
-    """Return the dense weights by name: views of one arena, but for what was not float32 when it was packed.
+    """Return the dense weights by name, in memory of their own; float32 again where they were when packed."""
 
-    One large array of zeros costs a third of as many small ones (the system gives huge pages). The places of the kept
-    weights are found without a branch per weight (`flatnonzero` of booleans), then the values are put there: a quarter
-    of the time of `masked_scatter_` or boolean assignment, whose branches a processor can't foresee.
+    def dense(part: torch.Tensor) -> torch.Tensor:
+        return part.to(torch.float32, copy=True) if part.dtype == kept else part.clone()
+
+    def spread(name: str) -> torch.Tensor:
+        return _spread(parts[f"values.{name}"], mask[name])
+
+    others = [name.removeprefix("dense.") for name in parts if name.startswith("dense.")]
+    with _pool() as pool:
+        weights = dict(zip((prefix + name for name in mask), pool.map(spread, mask), strict=True))
+        return weights | dict(zip(others, pool.map(dense, (parts[f"dense.{name}"] for name in others)), strict=True))
+
+
+def _spread(values: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """Return zeros of the mask's shape, float32, with the values where it keeps.
+
+    A piece at a time, places first: `flatnonzero` of booleans has no branch for each weight, which no processor could
+    foresee. So it takes a third of the time of `masked_scatter_` or of boolean assignment; a piece stays in the cache.
     """
-    dense = {key.removeprefix("dense."): part for key, part in parts.items() if key.startswith("dense.")}
-    shapes = {prefix + name: shape for name, shape in mask.shapes.items()}
-    shapes |= {name: tuple(part.shape) for name, part in dense.items() if part.dtype == kept}
-    weights = _arena(shapes)
-    for name in mask:
-        places = torch.from_numpy(np.flatnonzero(mask[name].numpy().reshape(-1)))
-        weights[prefix + name].view(-1).scatter_(0, places, parts[f"values.{name}"].float())
-    for name, part in dense.items():
-        if name in weights:
-            weights[name].copy_(part)
-        else:
-            weights[name] = part.clone()  # else it would lie in the file
-    return weights
+    weight = torch.zeros(
+        keep.shape
+    )  # torch's: numpy asks for huge pages, which cost twice the time where memory is full
+    kept, done = keep.view(-1).numpy(), 0
+    flat = weight.view(-1)
+    for start in range(0, len(kept), PIECE):
+        places = torch.from_numpy(np.flatnonzero(kept[start : start + PIECE]))
+        piece = values[done : done + len(places)]
+        flat[start : start + PIECE].scatter_(0, places, piece.float())
+        done += len(places)
+    return weight
 
 
-def _arena(shapes: Mapping[str, Iterable[int]]) -> Parts:
-    """Return zeros of these shapes, float32, side by side in one array."""
-    sizes = {name: -(-math.prod(shape) // ALIGNED) * ALIGNED for name, shape in shapes.items()}
-    arena = torch.from_numpy(np.zeros(sum(sizes.values()), dtype=np.float32))
-    pieces = arena.split(list(sizes.values()))
-    return {
-        name: piece[: math.prod(shape)].view(*shape)
-        for (name, shape), piece in zip(shapes.items(), pieces, strict=True)
-    }
+def _pool() -> ThreadPoolExecutor:
+    """Return as many threads as torch may use; hashing, numpy and torch let go of the interpreter's lock."""
+    return ThreadPoolExecutor(min(torch.get_num_threads(), 8))
