@@ -20,7 +20,7 @@ from vltickets.data import Inputs
 from vltickets.deploy import build_trained
 from vltickets.deploy.hugging_face import export_hugging_face
 from vltickets.errors import UserError
-from vltickets.specs import BackboneSpec, Lxmert, Pixels, Uniter, Vilt
+from vltickets.specs import BackboneSpec, Lxmert, Pixels, Uniter, Vilt, named
 from vltickets.tasks.answering import AnswerHead, LxmertAnswerHead, ViltAnswerHead
 from vltickets.tasks.nlvr2 import LxmertPairedHead, PairedAttentionHead, PairedHead, TripletHead, ViltPairedHead
 from vltickets.tasks.refcoco import RegionHead
@@ -108,6 +108,7 @@ def test_what_is_no_trained_ticket_of_a_backbone_is_refused(tmp_path: Path) -> N
     for wrong, says in (
         (ticket.without_weights(), "a mask without trained weights"),
         (Ticket(None, ticket.mask, {}, ticket.weights), "a module of your own"),
+        (Ticket(named("clip-tiny"), ticket.mask, {}, ticket.weights), "an adapter's model, clip, is not built"),
         (lacking, "no whole uniter: they lack 'backbone.embeddings"),
     ):
         with pytest.raises(UserError, match=says):

@@ -12,7 +12,7 @@ from vltickets.backbones import build_backbone
 from vltickets.backbones.protocol import Backbone, Outputs
 from vltickets.data import Inputs
 from vltickets.errors import UserError
-from vltickets.specs import BackboneSpec, Lxmert, Vilt
+from vltickets.specs import BackboneSpec, HuggingFace, Lxmert, Uniter, Vilt
 from vltickets.tasks.answering import AnswerHead, LxmertAnswerHead, ViltAnswerHead
 from vltickets.tasks.matching import MatchingHead
 from vltickets.tasks.nlvr2 import LxmertPairedHead, PairedAttentionHead, PairedHead, TripletHead, ViltPairedHead
@@ -58,13 +58,18 @@ class TrainedTicket(nn.Module):
 def build_trained(ticket: Ticket) -> TrainedTicket:
     """Return the trained model of a ticket of the package's backbones, sized by its weights.
 
-    Raises `UserError` for a ticket of another module, without weights, or whose weights do not fill the backbone.
+    Raises `UserError` for a ticket of another module, or of a model that comes by an adapter, for one without weights,
+    and where the weights do not fill the backbone.
     """
     if ticket.backbone is None:
         raise UserError("this is a ticket of a module of your own: build the module, and load the weights into it")
     if not ticket.weights:
         raise UserError("this ticket is a mask without trained weights; find it again with `vltickets find`")
     spec = ticket.backbone
+    if isinstance(spec, HuggingFace):
+        raise UserError(
+            f"an adapter's model, {spec.model}, is not built from a ticket yet; `deploy pack` and `evaluate` take it"
+        )
     vocabulary, region_width, types = _sizes(spec, ticket.weights)
     # No memory for weights that are replaced at once; but a ViLT has buffers that no weights replace.
     with torch.device("cpu" if isinstance(spec, Vilt) else "meta"):
@@ -76,7 +81,7 @@ def build_trained(ticket: Ticket) -> TrainedTicket:
     return TrainedTicket(spec, backbone, head).eval().requires_grad_(False)
 
 
-def _sizes(spec: BackboneSpec, weights: Weights) -> tuple[int, int, int]:
+def _sizes(spec: Uniter | Lxmert | Vilt, weights: Weights) -> tuple[int, int, int]:
     """Return the words, the width of a region's feature, and the token types that weights are for."""
     texts = "embeddings.text_embeddings." if isinstance(spec, Vilt) else "embeddings."
     picture = {"uniter": "img_embeddings.img_linear.weight", "lxmert": "encoder.visn_fc.visn_fc.weight"}.get(spec.kind)
@@ -89,7 +94,7 @@ def _sizes(spec: BackboneSpec, weights: Weights) -> tuple[int, int, int]:
     return words, width, types
 
 
-def _head(weights: Weights, spec: BackboneSpec) -> nn.Module | None:
+def _head(weights: Weights, spec: Uniter | Lxmert | Vilt) -> nn.Module | None:
     """Return the uninitialised head that weights `head.*` are of, told by the official names and the shapes."""
     d = spec.hidden
     found = {name.removeprefix("head."): array.shape for name, array in weights.items() if name.startswith("head.")}
