@@ -149,13 +149,16 @@ def _read(path: Path) -> tuple[str, dict[str, np.ndarray]]:
             text = (file.metadata() or {}).get("vltickets")
             if text is None:
                 raise UserError(f"{path} is a safetensors file, but not a ticket: it has no 'vltickets' header")
-            return text, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a ticket, or damaged ({error})") from None
     except (TypeError, AttributeError):  # numpy has no such type: bfloat16
         raise UserError(f"{path} is damaged: it has numbers of a type that tickets do not have") from None
+    if any(array.dtype.kind not in "biuf" for array in arrays.values()):  # it has, where onnx is loaded
+        raise UserError(f"{path} is damaged: it has numbers of a type that tickets do not have")
+    return text, arrays
 
 
 def _header(text: str, path: Path) -> dict[str, Any]:
