@@ -78,6 +78,14 @@ def test_any_weights_come_back(
         assert same_bits(found.weights[name], was), name
 
 
+def test_a_weight_that_is_spread_in_several_pieces_comes_back(tmp_path: Path) -> None:
+    shape = (3, packed_file.PIECE - 5)
+    keep = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.3
+    weights = {"w": np.where(keep.numpy(), numbers(shape), np.float32(0))}
+    save_packed(Ticket(None, Mask({"w": keep}), {}, weights), tmp_path / "p.safetensors")
+    assert same_bits(load_packed(tmp_path / "p.safetensors").weights["w"], weights["w"])
+
+
 @pytest.mark.parametrize("values", ["fp32", "bf16"])
 def test_a_backbone_s_ticket_comes_back_with_all_that_scores_it(tmp_path: Path, values: Any) -> None:
     saved = ticket()

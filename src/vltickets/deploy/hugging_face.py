@@ -183,7 +183,6 @@ def _library_model(ticket: Ticket, model: TrainedTicket) -> tuple[PreTrainedMode
         return transformers.LxmertModel(config), {"backbone.": ""}
     if isinstance(head, ViltAnswerHead):
         config.num_labels = head.vqa_classifier[3].out_features
-        config.update(_labels(ticket))  # setting their number has renamed them
         prefixes = {"backbone.": "vilt.", "head.vqa_classifier.": "classifier."}
         return transformers.ViltForQuestionAnswering(config), prefixes
     if isinstance(head, ViltPairedHead):
