@@ -49,7 +49,8 @@ def save_packed(ticket: Ticket, path: Path | str, *, values: KeptValues = "fp32"
     if not ticket.weights:
         raise UserError(f"nothing to pack in {path}: the ticket is a mask without trained weights")
     prefix = _prefix(ticket)
-    parts: Parts = {f"mask.{name}": torch.from_numpy(bits) for name, bits in ticket.mask.packed().items()}
+    bits = ticket.mask.packed()
+    parts: Parts = {f"mask.{name}": torch.from_numpy(packed) for name, packed in bits.items()}
     for name in ticket.mask:
         parts[f"values.{name}"] = torch.from_numpy(_kept(ticket, prefix, name, path)).to(TYPES[values])
     for name, array in ticket.weights.items():
@@ -63,7 +64,7 @@ def save_packed(ticket: Ticket, path: Path | str, *, values: KeptValues = "fp32"
         "pruned": mask.total - mask.kept,
         "prunable": mask.total,
         "sparsity": mask.sparsity,
-        "mask": mask.digest,
+        "mask": packed_digest(bits, mask.shapes),
         "provenance": ticket.provenance | ({"values": "bf16"} if values == "bf16" else {}),
         "labels": ticket.labels,
         "parts": _hashes(parts),
