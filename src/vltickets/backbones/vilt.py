@@ -60,6 +60,7 @@ class ViltBackbone(ViltModel):
         super().__init__(config_of(spec, vocabulary=vocabulary, dropout=dropout, type_count=type_count))
         self.embeddings.text_embeddings.LayerNorm.eps = LAYER_NORM_EPS
         self.embedded_patches = nn.Identity()  # where perturbations of patch embeddings enter
+        self.placed = placed
         self.spec = spec
 
     @property
@@ -90,8 +91,8 @@ class ViltBackbone(ViltModel):
         table = self.embeddings.position_embeddings
         projection = self.embeddings.patch_embeddings.projection
         patches = self.embedded_patches(F.linear(inputs.features, projection.weight.flatten(1), projection.bias))
-        patches = patches + placed(table[0, 1:], inputs.boxes, self.spec.pixels.grid)
-        first = (self.embeddings.cls_token + table[:, :1]).expand(len(patches), 1, -1)
+        patches = patches + self.placed(table[0, 1:], inputs.boxes, self.spec.pixels.grid)
+        first = (self.embeddings.cls_token + table[:, :1]).expand(patches.shape[0], 1, -1)
         types = torch.cat([inputs.region_types[:, :1], inputs.region_types], dim=1)
         states = self.embeddings.dropout(torch.cat([first, patches], dim=1))
         states = states + self.embeddings.token_type_embeddings(types)

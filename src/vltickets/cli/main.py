@@ -10,6 +10,7 @@ import typer
 from vltickets.cli.backbones import backbone_app
 from vltickets.cli.console import fail
 from vltickets.cli.data import data_app
+from vltickets.cli.deploy import deploy_app
 from vltickets.cli.extract import extract
 from vltickets.cli.machine import doctor
 from vltickets.cli.sharing import pull, push, verify
@@ -39,6 +40,7 @@ app.add_typer(ticket_app, name="ticket")
 app.add_typer(weights_app, name="weights")
 app.add_typer(data_app, name="data")
 app.add_typer(backbone_app, name="backbone")
+app.add_typer(deploy_app, name="deploy")
 
 
 def main() -> None:

@@ -78,7 +78,7 @@ def find(
 
 
 def evaluate(
-    what: Annotated[str, typer.Argument(help="A run's digest (or its beginning), or a ticket file.")],
+    what: Annotated[str, typer.Argument(help="A run's digest (or its beginning), a ticket file, or a packed one.")],
     data: DataOption = None,
     split: Annotated[str | None, typer.Option(help="The split to score; the run's own unless given.")] = None,
     store: StoreOption = Path("store"),

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from vltickets.data import Vocabulary, open_folder, open_source
+from vltickets.deploy import read_ticket
 from vltickets.errors import UserError
 from vltickets.specs import TASK_KINDS, BackboneSpec, Node, Prune, Recipe, Train, canonical, parse
 from vltickets.store import Store
 from vltickets.studies.work import backbone_of, build_model, load_mask
 from vltickets.tasks import Evaluation, build_task
-from vltickets.tickets import Mask, Ticket, load_ticket
+from vltickets.tickets import Mask, Ticket
 from vltickets.training import evaluate
 
 
@@ -82,8 +83,8 @@ def score_run(node: Node, store: Store, folder: Path | None, split: str | None) 
 
 
 def score_ticket(path: Path, store: Store | None, folder: Path | None, split: str | None) -> Evaluation:
-    """Score a ticket file's trained weights on a folder's split, or on the data it was tested on."""
-    ticket = load_ticket(path)
+    """Score the trained weights of a ticket file, or of a packed one, on a folder's split or the data of its test."""
+    ticket = read_ticket(path)
     if ticket.backbone is None:
         raise UserError(f"{path} is a ticket of a module of your own: score it in your own loop (load_ticket, apply_)")
     if not ticket.weights:

@@ -30,7 +30,7 @@ class PairedHead(nn.Module):
     def forward(self, outputs: Outputs) -> torch.Tensor:
         """Return logits [pairs, 2]; rows 2k and 2k + 1 of the outputs are one pair."""
         pooled = outputs.pooled
-        logits: torch.Tensor = self.nlvr2_output(pooled.view(len(pooled) // 2, -1))
+        logits: torch.Tensor = self.nlvr2_output(pooled.view(-1, 2 * pooled.shape[1]))
         return logits
 
 
@@ -44,7 +44,7 @@ class LxmertPairedHead(nn.Module):
     def forward(self, outputs: Outputs) -> torch.Tensor:
         """Return logits [pairs, 2]; rows 2k and 2k + 1 of the outputs are one pair."""
         pooled = outputs.pooled
-        logits: torch.Tensor = self.logit_fc(pooled.view(len(pooled) // 2, -1))
+        logits: torch.Tensor = self.logit_fc(pooled.view(-1, 2 * pooled.shape[1]))
         return logits
 
 
@@ -197,7 +197,7 @@ class ViltPairedHead(nn.Module):
     def forward(self, outputs: Outputs) -> torch.Tensor:
         """Return logits [pairs, 2]; rows 2k and 2k + 1 of the outputs are one pair."""
         pooled = outputs.pooled
-        logits: torch.Tensor = self.nlvr2_classifier(pooled.view(len(pooled) // 2, -1))
+        logits: torch.Tensor = self.nlvr2_classifier(pooled.view(-1, 2 * pooled.shape[1]))
         return logits
 
 

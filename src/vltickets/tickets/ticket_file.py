@@ -79,11 +79,7 @@ def save_ticket(ticket: Ticket, path: Path) -> None:
     """Write a ticket; the file is visible whole or not at all."""
     arrays = {f"mask.{name}": bits for name, bits in ticket.mask.packed().items()}
     arrays |= {f"weights.{name}": array for name, array in ticket.weights.items()}
-    shapes = {name: list(shape) for name, shape in ticket.mask.shapes.items()}
-    whose = (
-        {"format": 1, "backbone": ticket.backbone.described()} if ticket.backbone else {"format": 2, "shapes": shapes}
-    )
-    header = whose | {
+    header = whose(ticket) | {
         "sparsity": ticket.mask.sparsity,
         "pruned": ticket.mask.total - ticket.mask.kept,
         "prunable": ticket.mask.total,
@@ -103,9 +99,8 @@ def load_ticket(path: Path | str) -> Ticket:
     path = Path(path)
     text, arrays = _read(path)
     header = _header(text, path)
-    backbone = parse_backbone(header["backbone"], str(path)) if header["format"] == 1 else None
     bits = {key.removeprefix("mask."): value for key, value in arrays.items() if key.startswith("mask.")}
-    shapes = _shapes_of(backbone, len(bits), path) if backbone else _shapes(header["shapes"], path)
+    backbone, shapes = masked_shapes(header, len(bits), path)
     try:
         mask = Mask.unpacked(bits, shapes)
     except UserError as error:
@@ -127,6 +122,26 @@ def load_ticket(path: Path | str) -> Ticket:
     return Ticket(backbone, mask, header["provenance"], weights, header["labels"])
 
 
+def whose(ticket: Ticket) -> dict[str, Any]:
+    """Return what a header says of the model a mask is for: format and backbone, or format and shapes."""
+    if ticket.backbone:
+        return {"format": 1, "backbone": ticket.backbone.described()}
+    return {"format": 2, "shapes": {name: list(shape) for name, shape in ticket.mask.shapes.items()}}
+
+
+def masked_shapes(
+    header: dict[str, Any], tensors: int, path: Path
+) -> tuple[BackboneSpec | None, dict[str, tuple[int, ...]]]:
+    """Return the backbone (None of a module of one's own) and the shapes of the mask, of `tensors`, a header speaks of.
+
+    Raises `UserError` where the header can't mean such a mask.
+    """
+    if header["format"] != 1:
+        return None, _shapes(header["shapes"], path)
+    backbone = parse_backbone(header["backbone"], str(path))
+    return backbone, _shapes_of(backbone, tensors, path)
+
+
 def _read(path: Path) -> tuple[str, dict[str, np.ndarray]]:
     """Return the header's text and the tensors of a ticket file."""
     try:
@@ -134,13 +149,16 @@ def _read(path: Path) -> tuple[str, dict[str, np.ndarray]]:
             text = (file.metadata() or {}).get("vltickets")
             if text is None:
                 raise UserError(f"{path} is a safetensors file, but not a ticket: it has no 'vltickets' header")
-            return text, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a ticket, or damaged ({error})") from None
     except (TypeError, AttributeError):  # numpy has no such type: bfloat16
         raise UserError(f"{path} is damaged: it has numbers of a type that tickets do not have") from None
+    if any(array.dtype.kind not in "biuf" for array in arrays.values()):  # it has, where onnx is loaded
+        raise UserError(f"{path} is damaged: it has numbers of a type that tickets do not have")
+    return text, arrays
 
 
 def _header(text: str, path: Path) -> dict[str, Any]:

@@ -1,0 +1,109 @@
+"""`vltickets deploy` through the real program: packed files that score as their tickets do, and exports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from vltickets.data import Source
+from vltickets.specs import Uniter, Vqa, World, canonical
+from vltickets.studies.scoring import score_ticket
+from vltickets.tasks import Model, Task
+from vltickets.tickets import Mask, Ticket, load_ticket, prune, random_scores, save_ticket
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+TOY = Uniter(layers=2, hidden=16, heads=2, intermediate=32, positions=64)
+
+
+@pytest.fixture
+def ticket(build: Callable[..., tuple[Model, Task]], source: Source, tmp_path: Path) -> Path:
+    """A ticket file of a toy model on the small world's questions, whose answers differ from question to question."""
+    model, task = build("vqa")
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for name, tensor in weights.items():
+        if tensor.dim() == 2:
+            tensor.copy_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(len(name))) * 0.4)
+    shapes = {name: tuple(weight.shape) for name, weight in model.backbone.prunable().items()}
+    mask = prune(random_scores(0, shapes), Mask.dense(shapes), 0.7)
+    mask.apply_({name: weights[f"backbone.{name}"] for name in mask})
+    arrays = {name: tensor.numpy() for name, tensor in weights.items()}
+    provenance = {"task": canonical(Vqa(data=World(generator=1)))}
+    labels = {"vocabulary": source.vocabulary.text(), **task.labels()}
+    save_ticket(Ticket(TOY, mask, provenance, arrays, labels), tmp_path / "t.safetensors")
+    return tmp_path / "t.safetensors"
+
+
+def done(run: subprocess.CompletedProcess[str]) -> str:
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def refused(run: subprocess.CompletedProcess[str]) -> str:
+    assert run.returncode == 2, (run.returncode, run.stdout, run.stderr)
+    assert len(run.stderr.strip().splitlines()) == 1, run.stderr
+    return run.stderr
+
+
+def test_a_packed_file_scores_as_its_ticket_does_to_the_last_example(
+    ticket: Path, small_world: Path, vltickets: Run, tmp_path: Path
+) -> None:
+    packed, small = tmp_path / "p.safetensors", tmp_path / "b.safetensors"
+    row = json.loads(done(vltickets("deploy", "pack", ticket, "--out", packed, "--json")))
+    assert (row["values"], row["bytes"]) == ("fp32", packed.stat().st_size)
+    done(vltickets("deploy", "pack", ticket, "--out", small, "--values", "bf16"))
+    assert small.stat().st_size < packed.stat().st_size
+    found = {path: score_ticket(path, None, small_world, "test").items for path in (ticket, packed, small)}
+    assert len(np.unique(found[ticket])) > 1
+    assert np.array_equal(found[packed], found[ticket])
+    assert np.mean(found[small] != found[ticket]) <= 0.1  # a question whose two best answers are nearly even
+    scored = [
+        json.loads(done(vltickets("evaluate", path, "--data", small_world, "--json"))) for path in (ticket, packed)
+    ]
+    assert scored[0]["accuracy"] == scored[1]["accuracy"] == pytest.approx(found[ticket].mean())
+
+
+@pytest.mark.parametrize("out", ["dense.safetensors", "folder"])
+def test_a_packed_file_is_unpacked_into_the_ticket_s_weights(
+    ticket: Path, vltickets: Run, tmp_path: Path, out: str
+) -> None:
+    done(vltickets("deploy", "pack", ticket, "--out", tmp_path / "p.safetensors"))
+    done(vltickets("deploy", "unpack", tmp_path / "p.safetensors", "--out", tmp_path / out))
+    written = tmp_path / out if out.endswith(".safetensors") else tmp_path / out / "model.safetensors"
+    found, weights = load_file(written), load_ticket(ticket).weights
+    assert found.keys() == weights.keys()
+    assert all(np.array_equal(found[name], weights[name]) for name in weights)
+    assert "is 0 wherever it prunes" in done(vltickets("ticket", "verify", ticket, "--weights", written))
+
+
+def test_exports_say_what_was_checked(ticket: Path, vltickets: Run, tmp_path: Path) -> None:
+    told = done(vltickets("deploy", "export", ticket, "--to", "hf", "--out", tmp_path / "hf"))
+    assert "exact zeros; to be loaded by vltickets, as its README says" in told
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime (vltickets[onnx])")
+    run = vltickets("deploy", "export", ticket, "--to", "onnx-int8", "--out", tmp_path / "m.onnx", "--json")
+    row = json.loads(done(run))
+    assert run.stderr == ""
+    assert row["outputs"] == ["logits"]
+    assert 0 < row["difference"] < row["largest_output"]
+
+
+def test_mistakes_are_one_sentence_and_write_nothing(ticket: Path, vltickets: Run, tmp_path: Path) -> None:
+    save_ticket(load_ticket(ticket).without_weights(), tmp_path / "bare.safetensors")
+    out = tmp_path / "out"
+    for command, says in (
+        (("pack", tmp_path / "bare.safetensors", "--out", out), "a mask without trained weights"),
+        (("pack", ticket, "--out", ticket), "is what is read; name another file"),
+        (("pack", ticket, "--out", tmp_path), "is a folder; name the file to write"),
+        (("unpack", ticket, "--out", out), "is no packed file: it has no 'vltickets-packed' header"),
+        (("export", tmp_path / "bare.safetensors", "--to", "hf", "--out", out), "a mask without trained weights"),
+        (("export", tmp_path / "absent.safetensors", "--to", "onnx", "--out", out), "no such file"),
+    ):
+        assert says in refused(vltickets("deploy", *command))
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["bare.safetensors", "t.safetensors"]
+    assert not out.exists()
