@@ -4,6 +4,7 @@ from vltickets.deploy.ir import Code, Epilogue
 from vltickets.deploy.jit import Compiled, Processor, Target, compile_kernel, host_target, processor
 from vltickets.deploy.linear import TILE, SparseLinear, from_tiles, to_tiles
 from vltickets.deploy.packing import Layout, PackedMatrix, Values, pack, unpack
+from vltickets.deploy.runtime import SparseEncoder, compile_sparse
 
 __all__ = [
     "TILE",
@@ -13,10 +14,12 @@ __all__ = [
     "Layout",
     "PackedMatrix",
     "Processor",
+    "SparseEncoder",
     "SparseLinear",
     "Target",
     "Values",
     "compile_kernel",
+    "compile_sparse",
     "from_tiles",
     "host_target",
     "pack",
