@@ -172,14 +172,14 @@ class SparseHfEncoder(SparseEncoder):
     """The same with the call of a Hugging Face encoder."""
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Any:
-        """Return a `BaseModelOutput`; of the options none may ask for more than the last states.
+        """Return the library's output, with `last_hidden_state`; of the options none may ask for more than the last states.
 
         `attention_mask`: None, or [b, 1, 1 or j, j], of padding alone, either added (0 is valid) or boolean.
         """
         for name in ("output_attentions", "output_hidden_states", "past_key_values", "encoder_hidden_states"):
             if options.get(name):
                 raise UserError(f"a compiled encoder returns its last states only, but was given {name}")
-        output = importlib.import_module("transformers.modeling_outputs").BaseModelOutput
+        output = importlib.import_module("transformers.modeling_outputs").BaseModelOutputWithPastAndCrossAttentions
         states = self._run(hidden_states, _valid(hidden_states, attention_mask))
         return output(last_hidden_state=states)
 
