@@ -10,6 +10,7 @@ import typer
 from vltickets.cli.backbones import backbone_app
 from vltickets.cli.console import fail
 from vltickets.cli.data import data_app
+from vltickets.cli.deploy_bench import Several, bench
 from vltickets.cli.extract import extract
 from vltickets.cli.machine import doctor
 from vltickets.cli.sharing import pull, push, verify
@@ -34,11 +35,14 @@ app.command("doctor")(doctor)
 data_app.command("extract")(extract)
 for name, command in (("verify", verify), ("push", push), ("pull", pull)):
     ticket_app.command(name)(command)
+deploy_app = typer.Typer(no_args_is_help=True, help="Tickets that run faster.")
+deploy_app.command("bench", cls=Several)(bench)
 app.add_typer(study_app, name="study")
 app.add_typer(ticket_app, name="ticket")
 app.add_typer(weights_app, name="weights")
 app.add_typer(data_app, name="data")
 app.add_typer(backbone_app, name="backbone")
+app.add_typer(deploy_app, name="deploy")
 
 
 def main() -> None:

@@ -172,7 +172,7 @@ class SparseHfEncoder(SparseEncoder):
     """The same with the call of a Hugging Face encoder."""
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Any:
-        """Return the library's output, with `last_hidden_state`; of the options none may ask for more than the last states.
+        """Return the library's output with the last states; an option that asks for more is refused.
 
         `attention_mask`: None, or [b, 1, 1 or j, j], of padding alone, either added (0 is valid) or boolean.
         """
