@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vltickets.deploy.bench import Bench, Row
 
 RIVALS = {"torch_fp32": "torch fp32", "onnxruntime_fp32": "onnxruntime fp32", "int8": "int8"}
+SHORT = {"torch_fp32": "torch", "onnxruntime_fp32": "onnxrt", "int8": "int8"}  # as a table has room for
 SEVERAL = ("--sparsity", "--batch", "--tokens")
 
 
@@ -126,7 +127,7 @@ def _show(rows: Sequence[Row], ticket: Path | None) -> None:
     """Print the table, what it is of, and where dense wins."""
     console = screen()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("sparsity", "batch", "tokens", *(f"x {rival}" for rival in RIVALS.values()), "ms", "MB", "fastest"):
+    for name in ("sparsity", "batch", "tokens", *(f"x {rival}" for rival in SHORT.values()), "ms", "MB", "fastest"):
         table.add_column(name, justify="left" if name == "fastest" else "right", no_wrap=True)
     for row in rows:
         table.add_row(
@@ -136,7 +137,7 @@ def _show(rows: Sequence[Row], ticket: Path | None) -> None:
             *(_ratio(row, rival) for rival in RIVALS),
             f"{row['milliseconds']:.1f}",
             f"{row['bytes'] / 1e6:.1f}",
-            RIVALS.get(row["fastest"], "sparse"),
+            SHORT.get(row["fastest"], "sparse"),
         )
     console.print(table)
     for line in _notes(rows, ticket):
@@ -145,7 +146,7 @@ def _show(rows: Sequence[Row], ticket: Path | None) -> None:
 
 def _ratio(row: Row, rival: str) -> str:
     value = row[f"speedup_vs_{rival}"]
-    return "-" if value is None else f"{value:.2f} ± {row[f'spread_vs_{rival}']:.2f}"
+    return "-" if value is None else f"{value:.2f}±{row[f'spread_vs_{rival}']:.2f}"
 
 
 def _notes(rows: Sequence[Row], ticket: Path | None) -> list[str]:
@@ -166,8 +167,8 @@ def _notes(rows: Sequence[Row], ticket: Path | None) -> list[str]:
     )
     lines = [
         f"{whose} {first['threads']} thread(s) of {has.name}, {first['values']} values.",
-        "x: dense time / sparse time, median over turns ± half the quartiles' distance. int8 is onnxruntime's dynamic "
-        "quantisation, whose results differ from the model's.",
+        "x: dense time / sparse time, median over turns ± half the quartiles' distance, against dense torch fp32, "
+        "onnxruntime fp32, and onnxruntime's dynamic int8, whose results differ from the model's.",
         f"Matrices: {kept}. Dense fp32: {first['dense_bytes'] / 1e6:.1f} MB. Largest difference from the dense states: "
         f"{max(row['largest_difference'] for row in rows):.1e}.",
     ]

@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -121,8 +122,8 @@ def _compile(encoder: Encoder, bench: Bench) -> SparseEncoder:
 
 def _difference(encoder: Encoder, compiled: SparseEncoder) -> float:
     """Return the largest difference of the two's states, which are about 1 in size, on random inputs."""
-    hidden = encoder.layer[0].output.dense.out_features  # type: ignore[union-attr]
-    states = torch.randn(3, 50, hidden, generator=torch.Generator().manual_seed(1))  # type: ignore[call-overload]
+    hidden = compiled.stack.hidden
+    states = torch.randn(3, 50, hidden, generator=torch.Generator().manual_seed(1))
     bias = padding_bias(torch.ones(3, 50, dtype=torch.bool), states.dtype)
     with torch.inference_mode():
         return float((encoder(states, bias) - compiled(states, bias)).abs().max())
@@ -174,8 +175,8 @@ def _times(
 ) -> dict[str, list[float]]:
     """Return each contender's seconds in each turn; those compiled go by their places."""
     bias = padding_bias(torch.ones(states.shape[:2], dtype=torch.bool), states.dtype)
-    contenders: dict[str, Callable[[], Any]] = {name: (lambda run=run: run(states)) for name, run in dense.items()}
-    contenders |= {str(k): (lambda one=one: one(states, bias)) for k, one in enumerate(compiled)}
+    contenders: dict[str, Callable[[], Any]] = {name: partial(run, states) for name, run in dense.items()}
+    contenders |= {str(k): partial(one, states, bias) for k, one in enumerate(compiled)}
     times: dict[str, list[float]] = {name: [] for name in contenders}
     with torch.inference_mode():
         for turn in range(turns + 1):

@@ -48,7 +48,8 @@ class DenseStack(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Return the last layer's states [b, j, d]."""
-        b, j, d = states.shape
+        b, j, _ = states.shape
+        d = len(self.get_buffer("norm_0_0_weight"))  # a number to the exporter too
         for k in range(self.count):
             qkv = self._linear("qkv", k, states).view(b, j, 3, self.heads, d // self.heads)
             q, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -65,7 +66,8 @@ class DenseStack(nn.Module):
         return functional.linear(x, *self._part(name, k))
 
     def _norm(self, name: str, k: int, x: Tensor) -> Tensor:
-        return functional.layer_norm(x, x.shape[-1:], *self._part(name, k), self.eps)
+        weight, bias = self._part(name, k)
+        return functional.layer_norm(x, (len(weight),), weight, bias, self.eps)
 
 
 def rivals(layers: Sequence[LayerParts], threads: int) -> dict[str, Run]:
