@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from vltickets.backbones.uniter import Encoder
-from vltickets.deploy.attention import Piece, attend, pieces
+from vltickets.deploy.attention import Attention, Plan
 from vltickets.deploy.choice import Linear, Settings, linear
 from vltickets.deploy.jit import Target
 from vltickets.deploy.layers import MATRICES, LayerParts, parts_of
@@ -35,7 +35,7 @@ class SparseLayer:
     """One transformer layer on tiles."""
 
     def __init__(self, parts: LayerParts, settings: Settings) -> None:
-        self.heads, self.norm_first, self.threads = parts.heads, parts.norm_first, settings.threads
+        self.norm_first, self.threads = parts.norm_first, settings.threads
         epilogues = dict(zip(MATRICES, ("linear",) * 3 + ("residual", "gelu", "residual"), strict=True))
         self.linears: dict[str, Linear] = {
             name: linear(getattr(parts, name).weight, getattr(parts, name).bias, epilogue, settings)  # type: ignore[arg-type]
@@ -49,13 +49,13 @@ class SparseLayer:
         """Bytes of its weights in memory."""
         return sum(part.nbytes for part in (*self.linears.values(), *self.norms))
 
-    def run(self, buffers: Buffers, examples: Sequence[Sequence[Piece]]) -> None:
-        """Replace the states, `buffers.states`, by this layer's."""
+    def run(self, buffers: Buffers, attention: Attention, plan: Plan) -> None:
+        """Replace the states, the first of the buffers, by this layer's."""
         states, q, k, v, context = buffers.whole
         source = self.norms[0].run(states, context) if self.norm_first else states
         for name, out in (("query", q), ("key", k), ("value", v)):
             self.linears[name].run(source, out)
-        attend((q, k, v), context, examples, self.heads)
+        attention.run((q, k, v), context, plan)
         attended = self.linears["mixed"].run(context, q, states)
         if not self.norm_first:
             self.norms[0].run(attended, attended)
@@ -92,8 +92,11 @@ class SparseStack:
     """The layers of an encoder, without what is its model's own. Threads of Python's may share it; they take turns."""
 
     def __init__(self, layers: Sequence[LayerParts], settings: Settings) -> None:
+        if not layers or len({(layer.heads, layer.query.out_features) for layer in layers}) > 1:
+            raise UserError("an encoder can be compiled where it has layers, all of one width and number of heads")
         self.layers = [SparseLayer(layer, settings) for layer in layers]
         self.hidden = self.layers[0].hidden
+        self.attention = Attention(self.hidden, layers[0].heads, settings.threads, settings.target)
         self.buffers = Buffers(self.hidden, max(layer.wide for layer in self.layers), settings.threads)
         self.lock = threading.Lock()
 
@@ -104,9 +107,9 @@ class SparseStack:
         tokens = states.reshape(-1, self.hidden) if whole else states[valid]
         with self.lock, torch.no_grad():
             to_tiles(tokens, self.buffers.take(-(-len(tokens) // TILE)))
-            examples = pieces(lengths)
+            plan = self.attention.plan(lengths)
             for layer in self.layers:
-                layer.run(self.buffers, examples)
+                layer.run(self.buffers, self.attention, plan)
             result = from_tiles(self.buffers.whole[0], len(tokens))
         if whole:
             return result.view(states.shape)
