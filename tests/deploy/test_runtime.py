@@ -27,7 +27,9 @@ from vltickets.training import evaluate, train
 Build = Callable[..., tuple[Model, Task]]
 TARGETS: dict[str, Target | None] = {"torch": None}
 if host_target() is not None:
-    TARGETS |= {"host": host_target()} | ({"avx2": AVX2} if processor().avx2 else {})
+    TARGETS |= {"host": host_target()}
+    if processor().avx2:
+        TARGETS |= {"avx2": AVX2, "four": Target("haswell", "", lanes=4)}  # as many floats as NEON has
 each_way = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from vltickets.backbones.uniter import Encoder, padding_bias
 from vltickets.deploy.jit import processor
 from vltickets.deploy.layers import MATRICES, parts_of
-from vltickets.deploy.rivals import TORCH, Run, rivals
+from vltickets.deploy.rivals import RIVALS, TORCH, Run, rivals
 from vltickets.deploy.runtime import ShortValues, SparseEncoder, compile_sparse
 from vltickets.errors import UserError, unknown
 from vltickets.specs import Uniter
@@ -195,7 +195,7 @@ def _speedups(dense: Mapping[str, Run], times: Mapping[str, list[float]], k: int
     """
     row: Row = {}
     medians = {"sparse": 1.0}
-    for name in (TORCH, "onnxruntime_fp32", "int8"):
+    for name in RIVALS:
         ratios = [other / own for other, own in zip(times.get(name, ()), times[str(k)], strict=False)]
         low, middle, high = statistics.quantiles(ratios, n=4) if ratios else (None, None, None)
         row[f"speedup_vs_{name}"] = None if middle is None else round(middle, 3)

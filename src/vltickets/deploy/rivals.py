@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import logging
@@ -16,10 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vltickets.deploy.jit import processor
 from vltickets.deploy.layers import LayerParts
 
 Run = Callable[[Tensor], Any]
-TORCH, ORT, INT8 = "torch_fp32", "onnxruntime_fp32", "int8"
+TORCH, ORT, INT8, BF16 = "torch_fp32", "onnxruntime_fp32", "int8", "torch_bf16"
+RIVALS = (TORCH, ORT, INT8, BF16)
 
 
 class DenseStack(nn.Module):
@@ -71,16 +74,20 @@ class DenseStack(nn.Module):
 
 
 def rivals(layers: Sequence[LayerParts], threads: int) -> dict[str, Run]:
-    """Return what runs the layers densely, by name: torch and, where onnx and onnxruntime are installed, fp32 and int8.
+    """Return what runs the layers densely, by name: torch; where onnx and onnxruntime are installed, theirs in fp32 and
+    int8; where the processor multiplies bfloat16 in hardware, torch in that.
 
-    Each takes states [b, j, d] of examples of one length. int8 is onnxruntime's dynamic quantisation, whose results
-    differ.
+    Each takes states [b, j, d] of examples of one length. int8 is onnxruntime's dynamic quantisation; its results and
+    bfloat16's differ from the model's.
     """
     dense = DenseStack(layers).eval()
     found: dict[str, Run] = {TORCH: dense}
     if all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime")):
         with tempfile.TemporaryDirectory() as folder:
             found |= _onnx(dense, layers[0].query.in_features, threads, Path(folder))
+    if processor().amx or processor().bf16:
+        short = copy.deepcopy(dense).bfloat16()
+        found[BF16] = lambda states: short(states.bfloat16()).float()
     return found
 
 
