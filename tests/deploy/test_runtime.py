@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -160,6 +161,19 @@ def logits_of(model: Model, task: Task) -> tuple[np.ndarray, Tensor]:
     return items, torch.cat(said)
 
 
+def test_calls_in_and_out_of_inference_mode_may_follow_one_another() -> None:
+    encoder = encoder_of(Uniter(layers=1, hidden=32, heads=4, intermediate=64), 0.4)
+    states, bias = torch.randn(2, 30, 32), torch.zeros(2, 1, 1, 30)
+    for minimum in (0.0, 1.1):
+        with torch.inference_mode():
+            compiled = compile_sparse(encoder, minimum_sparsity=minimum)
+            first = compiled(states, bias)
+        assert torch.equal(compiled(states, bias), first)
+        more = compiled(states.repeat(3, 2, 1), bias.repeat(3, 1, 1, 2))
+        with torch.inference_mode():
+            assert torch.equal(compiled(states.repeat(3, 2, 1), bias.repeat(3, 1, 1, 2)), more)
+
+
 def test_the_model_is_left_alone_and_can_be_compiled_anew() -> None:
     backbone = uniter()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
@@ -203,6 +217,8 @@ def test_what_cannot_be_done_is_refused_in_a_sentence() -> None:
         compiled.encoder(joint.detach().double(), torch.zeros(1, 1, 1, 4))
     with pytest.raises(UserError, match="first token"):
         compiled.encoder(joint.detach(), padding_bias(torch.tensor([[False, True, True, True]]), joint.dtype))
+    with pytest.raises(UserError, match="can't be copied or saved"):
+        copy.deepcopy(compiled)
     with pytest.raises(UserError, match="no encoder that can be compiled"):
         compile_sparse(nn.Linear(2, 2))
     with pytest.raises(UserError, match="fp32"):

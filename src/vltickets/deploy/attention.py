@@ -68,7 +68,7 @@ class Attention:
         self.tile_bytes = hidden * TILE * 4
         self.lanes = 0 if target is None else target.lanes
         self.call = None if target is None else _attention_for(target)
-        self.scratch = torch.zeros(threads, 0, max(self.lanes, 1))
+        self.scratch = kept_zeros(threads, 0, max(self.lanes, 1))
 
     def plan(self, lengths: Sequence[int]) -> Plan:
         """Return what there is to do for examples of these lengths, packed one behind the other."""
@@ -86,7 +86,7 @@ class Attention:
                     keys = mine[0].tile * self.tile_bytes
                     jobs.append((query, keys, mine[0].first, tokens, low, low + piece.count))
         if longest + KEYS > self.scratch.shape[1]:
-            self.scratch = torch.zeros(self.threads, longest + KEYS, max(self.lanes, 1))
+            self.scratch = kept_zeros(self.threads, longest + KEYS, max(self.lanes, 1))
         return Plan(jobs, others)
 
     def run(self, qkv: Sequence[Tensor], context: Tensor, plan: Plan) -> None:
@@ -123,6 +123,12 @@ class Attention:
                 low,
                 high,
             )
+
+
+def kept_zeros(*shape: int) -> Tensor:
+    """Return zeros that may be written to later in any mode: those made in inference mode could not be outside it."""
+    with torch.inference_mode(False):
+        return torch.zeros(shape)
 
 
 _lock = threading.Lock()

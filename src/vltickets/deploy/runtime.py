@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from vltickets.backbones.uniter import Encoder
-from vltickets.deploy.attention import Attention, Plan
+from vltickets.deploy.attention import Attention, Plan, kept_zeros
 from vltickets.deploy.choice import Linear, Settings, linear
 from vltickets.deploy.jit import Target
 from vltickets.deploy.layers import MATRICES, LayerParts, parts_of
@@ -76,14 +76,14 @@ class Buffers:
 
     def __init__(self, hidden: int, wide: int, threads: int) -> None:
         self.hidden = hidden
-        self.wide = torch.zeros(threads, wide, TILE)
-        self.room = torch.zeros(5, 0, hidden, TILE)
+        self.wide = kept_zeros(threads, wide, TILE)
+        self.room = kept_zeros(5, 0, hidden, TILE)
         self.whole: list[Tensor] = []
 
     def take(self, tiles: int) -> Tensor:
         """Make room for so many tiles; return where the states belong."""
         if tiles > self.room.shape[1]:
-            self.room = torch.zeros(5, tiles, self.hidden, TILE)
+            self.room = kept_zeros(5, tiles, self.hidden, TILE)
         self.whole = [one[:tiles] for one in self.room]
         return self.whole[0]
 
@@ -99,6 +99,9 @@ class SparseStack:
         self.attention = Attention(self.hidden, layers[0].heads, settings.threads, settings.target)
         self.buffers = Buffers(self.hidden, max(layer.wide for layer in self.layers), settings.threads)
         self.lock = threading.Lock()
+
+    def __reduce__(self) -> Any:
+        raise UserError("a compiled model can't be copied or saved; compile the model it was made from once more")
 
     def run(self, states: Tensor, valid: Tensor) -> Tensor:
         """Return the last layer's states [b, j, d] of states [b, j, d]; zeros where `valid` [b, j] is false."""
