@@ -99,6 +99,8 @@ def test_mistakes_are_told_in_a_sentence(tmp_path: Path) -> None:
 def test_the_dense_rivals_compute_the_encoder() -> None:
     torch.manual_seed(0)
     encoder = Encoder(SIZES["small"], 0.0).eval()
+    for weight in encoder.parameters():
+        torch.nn.init.normal_(weight, 0.5, 0.5) if weight.ndim == 1 else None
     states = torch.randn(3, 7, 128)
     with torch.inference_mode():
         expected = encoder(states, torch.zeros(3, 1, 1, 7))
