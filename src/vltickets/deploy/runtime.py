@@ -28,7 +28,10 @@ from vltickets.errors import UserError, unknown
 
 ShortValues = Literal["fp32", "bf16"]
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
-HF_ENCODERS = ("BertEncoder", "RobertaEncoder", "ViltEncoder")  # of transformers
+HF_ENCODERS = tuple(  # of transformers
+    f"{name}Encoder"
+    for name in ("Bert", "Camembert", "Electra", "Flava", "Roberta", "Vilt", "VisualBert", "XLMRoberta")
+)
 
 
 class SparseLayer:
@@ -216,8 +219,8 @@ def compile_sparse(
     (`ticket.apply_(model)`): a weight counts as pruned where it is exactly 0.
 
     Args:
-        model: holds an encoder of UNITER's, of ViLT's, or a Hugging Face BERT's; a backbone, a task's model, or any
-            other module. Left alone.
+        model: holds an encoder of UNITER's or of a Hugging Face model in `HF_ENCODERS` (ViLT, BERT, …); a backbone, a
+            task's model, or any other module. Left alone.
         values: "bf16" rounds the encoder's matrices to bfloat16 and keeps them in half the memory; it computes in
             float32 all the same.
         threads: of the kernel. Set torch's own, which compute attention, by `torch.set_num_threads`.
@@ -243,7 +246,8 @@ def compile_sparse(
             compiled[id(module)] = SparseHfEncoder(list(module.layer), settings)  # type: ignore[arg-type]
     if not compiled:
         raise UserError(
-            f"{type(model).__name__} has no encoder that can be compiled; UNITER, ViLT and Hugging Face's BERT have"
+            f"{type(model).__name__} has no encoder that can be compiled; UNITER has, and of Hugging Face's "
+            f"{', '.join(name.removesuffix('Encoder') for name in HF_ENCODERS)}"
         )
     copied: AnyModule = copy.deepcopy(model, compiled)
     return copied.eval().requires_grad_(False)
