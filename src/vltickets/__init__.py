@@ -1,7 +1,7 @@
 """Lottery tickets in vision-and-language transformers: found, tested, reported.
 
-`find_ticket` finds a ticket of any `torch.nn.Module` in your own loop, `prune` makes one without training, and
-`load_ticket` reads one from a file.
+`find_ticket` finds a ticket of any `torch.nn.Module` in your own loop, `prune` makes one without training,
+`load_ticket` reads one from a file, and `compile_sparse` makes a model with a ticket's zeros fast on the CPU.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vltickets.deploy import compile_sparse
     from vltickets.tickets import (
         Block,
         Criterion,
@@ -37,6 +38,7 @@ __all__ = [
     "Ticket",
     "Unstructured",
     "__version__",
+    "compile_sparse",
     "find_ticket",
     "lightning_callback",
     "load_ticket",
@@ -49,6 +51,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that `import vltickets` does not wait for torch."""
     if name in __all__:
+        if name == "compile_sparse":
+            from vltickets import deploy
+
+            return deploy.compile_sparse
         from vltickets import tickets
 
         return getattr(tickets, "prune_module" if name == "prune" else name)  # `tickets.prune` works on scores

@@ -11,6 +11,7 @@ from vltickets.cli.backbones import backbone_app
 from vltickets.cli.console import fail
 from vltickets.cli.data import data_app
 from vltickets.cli.deploy import deploy_app
+from vltickets.cli.deploy_bench import Several, bench
 from vltickets.cli.extract import extract
 from vltickets.cli.machine import doctor
 from vltickets.cli.sharing import pull, push, verify
@@ -35,6 +36,7 @@ app.command("doctor")(doctor)
 data_app.command("extract")(extract)
 for name, command in (("verify", verify), ("push", push), ("pull", pull)):
     ticket_app.command(name)(command)
+deploy_app.command("bench", cls=Several)(bench)
 app.add_typer(study_app, name="study")
 app.add_typer(ticket_app, name="ticket")
 app.add_typer(weights_app, name="weights")

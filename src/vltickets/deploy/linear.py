@@ -152,7 +152,7 @@ class _Kernel:
             jobs = [(self.parts, first, each) for first in range(0, tiles, each)]
         else:
             jobs = [(share, 0, tiles) for share in self.shares]
-        waiting = [_pool(self.threads - 1).submit(self._tiles, x, out, residual, *job) for job in jobs[1:]]
+        waiting = [pool(self.threads - 1).submit(self._tiles, x, out, residual, *job) for job in jobs[1:]]
         self._tiles(x, out, residual, *jobs[0])
         for one in waiting:
             one.result()
@@ -272,10 +272,10 @@ def _overlap(one: Tensor, other: Tensor) -> bool:
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
+def pool(threads: int) -> ThreadPoolExecutor:
     """Threads that all layers share; ctypes frees Python's lock while they compute."""
     return ThreadPoolExecutor(threads, thread_name_prefix="vltickets-sparse")
 
 
 if hasattr(os, "register_at_fork"):  # threads don't survive a fork, and a pool without them would wait for ever
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+    os.register_at_fork(after_in_child=pool.cache_clear)

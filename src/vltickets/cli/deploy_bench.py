@@ -1,0 +1,230 @@
+"""`vltickets deploy bench`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from typer.core import TyperCommand
+
+from vltickets.cli.console import screen
+from vltickets.cli.studies import JsonOption
+from vltickets.errors import UserError
+
+if TYPE_CHECKING:
+    from vltickets.deploy.bench import Bench, Row
+
+RIVALS = {
+    "torch_fp32": "torch fp32",
+    "onnxruntime_fp32": "onnxruntime fp32",
+    "int8": "int8",
+    "torch_bf16": "torch bf16",
+}
+SHORT = {
+    "torch_fp32": "torch",
+    "onnxruntime_fp32": "onnxrt",
+    "int8": "int8",
+    "torch_bf16": "bf16",
+}  # as a table has room for
+SEVERAL = ("--sparsity", "--batch", "--tokens")
+
+
+class BenchValues(StrEnum):
+    """Types in which a compiled encoder keeps its weights."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class Several(TyperCommand):
+    """A command whose options take several numbers behind one name: `--batch 1 16` is `--batch 1 --batch 16`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Repeat the option's name before each further number."""
+        spread: list[str] = []
+        option: str | None = None
+        for arg in args:
+            if option and len(spread) > 1 and spread[-2] == option and _is_number(arg):
+                spread += [option, arg]
+                continue
+            if arg in SEVERAL:
+                option = arg
+            spread.append(arg)
+        return super().parse_args(ctx, spread)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def bench(
+    ticket: Annotated[
+        Path | None, typer.Argument(metavar="[TICKET]", help="A UNITER's ticket file with trained weights.")
+    ] = None,
+    size: Annotated[
+        str, typer.Option(help="Without a ticket: random weights of this size (base, large or small).")
+    ] = "base",
+    sparsity: Annotated[
+        list[float] | None, typer.Option(help="Without a ticket: shares of zeros of random masks, as 0.7 0.8 0.9.")
+    ] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Examples at once: 1 16.")] = None,
+    tokens: Annotated[list[int] | None, typer.Option(help="Words and regions of an example: 56.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Of all that is measured.")] = 1,
+    turns: Annotated[int, typer.Option(min=2, help="How often each computes each, by turns.")] = 9,
+    values: Annotated[BenchValues, typer.Option(help="How ours keeps weights.")] = BenchValues.fp32,
+    minimum_sparsity: Annotated[
+        float | None, typer.Option(help="Keep matrices sparse from here on; unless given, what is faster here.")
+    ] = None,
+    figure: Annotated[Path | None, typer.Option(help="Write a picture of it: FILE.png or FILE.svg.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how much faster a sparse encoder is here than dense torch, onnxruntime, int8 and bf16."""
+    import torch
+
+    from vltickets.deploy.bench import Bench
+
+    if figure and figure.suffix not in (".png", ".svg"):
+        raise UserError(f"{figure}: name a file that ends in .png or .svg")
+    if ticket and sparsity:
+        raise UserError("a ticket has its own sparsity: leave out --sparsity, or the ticket")
+    torch.set_num_threads(threads)
+    what = Bench(
+        batches=tuple(batch or (1, 16)),
+        tokens=tuple(tokens or (56,)),
+        threads=threads,
+        turns=turns,
+        values=values.value,
+        minimum_sparsity=minimum_sparsity,
+    )
+    rows = _rows(ticket, size, sparsity or [0.7, 0.8, 0.9], what)
+    if figure:
+        _draw(rows, figure)
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    _show(rows, ticket)
+
+
+def _rows(ticket: Path | None, size: str, sparsities: Sequence[float], what: Bench) -> list[Row]:
+    from vltickets.deploy import read_ticket
+    from vltickets.deploy.bench import bench_random, bench_ticket
+
+    if ticket is None:
+        return list(bench_random(size, sparsities, what))
+    found = read_ticket(ticket)
+    metrics, task = found.provenance.get("metrics") or {}, found.provenance.get("task") or {}
+    about = {
+        "weights": str(ticket),
+        "mask": found.provenance.get("found_by", "of the ticket"),
+        "task": task.get("kind"),
+        "score": metrics.get("score"),
+        "ticket_sparsity": found.sparsity,
+        "file_bytes": ticket.stat().st_size,
+    }
+    return list(bench_ticket(found, what, about))
+
+
+def _show(rows: Sequence[Row], ticket: Path | None) -> None:
+    """Print the table, what it is of, and where dense wins."""
+    console = screen()
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("sparsity", "batch", "tokens", *(f"x {rival}" for rival in SHORT.values()), "MB", "fastest"):
+        table.add_column(name, justify="left" if name == "fastest" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            f"{row['sparsity']:.1%}",
+            str(row["batch"]),
+            str(row["tokens"]),
+            *(_ratio(row, rival) for rival in RIVALS),
+            f"{row['bytes'] / 1e6:.1f}",
+            SHORT.get(row["fastest"], "sparse"),
+        )
+    console.print(table)
+    for line in _notes(rows, ticket):
+        console.print(line, soft_wrap=True)
+
+
+def _ratio(row: Row, rival: str) -> str:
+    value = row[f"speedup_vs_{rival}"]
+    return "-" if value is None else f"{value:.2f}±{row[f'spread_vs_{rival}']:.2f}"
+
+
+def _notes(rows: Sequence[Row], ticket: Path | None) -> list[str]:
+    """Return what must stand beside the numbers."""
+    from vltickets.deploy import host_target, processor
+
+    first, has = rows[0], processor()
+    if ticket is None:
+        whose = f"Random weights of UNITER's size {first['size']}, under random masks."
+    else:
+        score = "not stated" if first["score"] is None else f"{first['score']:.4f}"
+        whose = (
+            f"The encoder of {ticket}: task {first['task']}, score {score}, {first['file_bytes'] / 1e6:.1f} MB on disk."
+        )
+    kept = ", ".join(
+        f"{row['sparsity']:.0%}: {row['matrices_sparse']} sparse, {row['matrices_dense']} dense"
+        for row in {row["sparsity"]: row for row in rows}.values()
+    )
+    lines = [
+        f"{whose} {first['threads']} thread(s) of {has.name}, {first['values']} values.",
+        "x: dense time / sparse time, median over turns ± half the quartiles' distance, against dense torch fp32, "
+        "onnxruntime fp32, onnxruntime's dynamic int8, and torch bf16; the last two's results differ from the model's.",
+        f"Matrices: {kept}. Dense fp32: {first['dense_bytes'] / 1e6:.1f} MB. Largest difference from the dense states: "
+        f"{max(row['largest_difference'] for row in rows):.1e}.",
+    ]
+    lines += [
+        f"Dense wins at {row['sparsity']:.1%}, batch {row['batch']}, {row['tokens']} tokens: {RIVALS[row['fastest']]}."
+        for row in rows
+        if row["fastest"] in RIVALS
+    ]
+    if first["speedup_vs_int8"] is None:
+        lines.append("Not measured: onnxruntime fp32 and int8 (install onnx and onnxruntime).")
+    if first["speedup_vs_torch_bf16"] is None:
+        lines.append("Not measured: torch bf16, which this processor has no instructions for.")
+    if host_target() is None:
+        lines.append("No kernel can be compiled here (llvmlite or fused multiply-add is missing): plain torch ran.")
+    return lines
+
+
+def _draw(rows: Sequence[Row], path: Path) -> None:
+    """Draw speed-up against sparsity, a line for each batch and rival."""
+    from matplotlib.figure import Figure
+
+    from vltickets.reports.style import drawing_style, png_bytes, svg_text
+
+    with drawing_style():
+        made = Figure(figsize=(6, 3.6), layout="constrained")
+        axes = made.subplots()
+        for style, (rival, name) in zip(("-", "--", ":", "-."), RIVALS.items(), strict=True):
+            for k, (batch, tokens) in enumerate(sorted({(row["batch"], row["tokens"]) for row in rows})):
+                mine = [row for row in rows if (row["batch"], row["tokens"]) == (batch, tokens)]
+                mine = [row for row in mine if row[f"speedup_vs_{rival}"] is not None]
+                if mine:
+                    axes.errorbar(
+                        [row["sparsity"] for row in mine],
+                        [row[f"speedup_vs_{rival}"] for row in mine],
+                        [row[f"spread_vs_{rival}"] for row in mine],
+                        color=f"C{k}",
+                        linestyle=style,
+                        marker="o",
+                        markersize=4,
+                        label=f"against {name}, batch {batch}, {tokens} tokens",
+                    )
+        axes.axhline(1, color="0.6", linewidth=0.8)
+        axes.set_xlabel("sparsity of the encoder")
+        axes.set_ylabel("dense time / sparse time")
+        axes.set_title(f"Sparse encoder, {rows[0].get('size') or rows[0]['weights']}, {rows[0]['threads']} thread(s)")
+        axes.legend(fontsize=7)
+        if path.suffix == ".png":
+            path.write_bytes(png_bytes(made))
+        else:
+            path.write_text(svg_text(made, "bench"), encoding="utf-8")
