@@ -13,9 +13,7 @@ from vltickets.cli.console import screen
 from vltickets.cli.studies import JsonOption
 from vltickets.errors import UserError
 
-deploy_app = typer.Typer(
-    no_args_is_help=True, help="Tickets with their trained weights: small, fast, or for other libraries."
-)
+deploy_app = typer.Typer(no_args_is_help=True, help="Trained tickets: small, fast, or for other libraries.")
 
 
 class KeptValues(StrEnum):
