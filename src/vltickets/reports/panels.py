@@ -8,7 +8,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vltickets.reports.paper_results import FULL, Column, Key, PaperResults
+from vltickets.reports.paper_results import FULL, Column, Key, PaperResults, Score
 from vltickets.reports.style import GREY, INK, drawing_style
 
 ACROSS = 4
@@ -53,6 +53,26 @@ def panels(
             list(found.values()), list(found), loc="outside upper left", ncols=min(5, len(found)), handlelength=1.8
         )
     return figure
+
+
+def curve(
+    axes: Axes, points: Sequence[tuple[float, Score]], label: str, colour: str, shape: str, *, linestyle: str = "-"
+) -> None:
+    """Draw scores over sparsities, mean ± std, without those that are not run."""
+    known = [(100 * level, score) for level, score in points if score.mean is not None]
+    axes.errorbar(
+        [place for place, _ in known],
+        [100 * (score.mean or 0.0) for _, score in known],
+        yerr=[100 * (score.std or 0.0) for _, score in known],
+        color=colour,
+        marker=shape,
+        markersize=4.5,
+        linewidth=1.4,
+        linestyle=linestyle,
+        elinewidth=0.8,
+        capsize=2,
+        label=label,
+    )
 
 
 def _dense_lines(axes: Axes, results: PaperResults, column: Column) -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from vltickets.reports import wording
-from vltickets.reports.panels import panels
+from vltickets.reports.panels import curve, panels
 from vltickets.reports.paper_results import FULL, Column, Key, PaperResults
 from vltickets.reports.tables import Table, runs_table
 
@@ -104,18 +104,6 @@ def figure(results: PaperResults) -> Figure | None:
     def draw(axes: Axes, column: Column) -> None:
         for adversarial, label, colour, shape in WAYS:
             scores = [(level, results.score(column, ticket(column, level, adversarial))) for level in [0.0, *levels]]
-            known = [(100 * level, score) for level, score in scores if score.mean is not None]
-            axes.errorbar(
-                [place for place, _ in known],
-                [100 * (score.mean or 0.0) for _, score in known],
-                yerr=[100 * (score.std or 0.0) for _, score in known],
-                color=colour,
-                marker=shape,
-                markersize=4.5,
-                linewidth=1.4,
-                elinewidth=0.8,
-                capsize=2,
-                label=label,
-            )
+            curve(axes, scores, label, colour, shape)
 
     return panels(results, results.columns("figure5"), draw, [0.0, *levels])

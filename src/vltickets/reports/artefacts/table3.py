@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vltickets.reports import wording
-from vltickets.reports.panels import panels
-from vltickets.reports.paper_results import FULL, RANDOM, Column, Key, PaperResults, Score
+from vltickets.reports.panels import curve, panels
+from vltickets.reports.paper_results import FULL, RANDOM, Column, Key, PaperResults
 from vltickets.reports.style import GREY
 from vltickets.reports.tables import Table, runs_table
 from vltickets.studies.verdicts import Verdict, highest_sparsity, judge
@@ -87,28 +87,17 @@ def _all_levels(results: PaperResults, column: Column, levels: list[float]) -> T
 
 
 def figure(results: PaperResults, artefact: str) -> Figure | None:
-    """Return a panel for each task: its own ticket, random masks, and the line of 99 % of dense."""
+    """Return a panel for each task: its own ticket and random masks."""
     levels = results.levels(artefact)
 
     def draw(axes: Axes, column: Column) -> None:
-        dense = results.score(column, Key(FULL, 0.0))
-        for source, colour, shape, line in ((column.task, "#0072b2", "o", "-"), (RANDOM, GREY, ".", "--")):
-            scores: list[tuple[float, Score]] = [(0.0, dense)]
-            scores += [(level, results.score(column, Key(source, level))) for level in levels]
-            known = [(100 * level, score) for level, score in scores if score.mean is not None]
-            axes.errorbar(
-                [place for place, _ in known],
-                [100 * (score.mean or 0.0) for _, score in known],
-                yerr=[100 * (score.std or 0.0) for _, score in known],
-                color=colour,
-                marker=shape,
-                markersize=4.5,
-                linewidth=1.4,
-                linestyle=line,
-                elinewidth=0.8,
-                capsize=2,
-                label="random" if source == RANDOM else "ticket",
-            )
+        dense = (0.0, results.score(column, Key(FULL, 0.0)))
+        own, random = (
+            [dense, *((level, results.score(column, Key(source, level))) for level in levels)]
+            for source in (column.task, RANDOM)
+        )
+        curve(axes, own, "ticket", "#0072b2", "o")
+        curve(axes, random, "random", GREY, ".", linestyle="--")
 
     return panels(results, results.columns(artefact), draw, [0.0, *levels])
 
