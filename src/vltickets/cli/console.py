@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from vltickets.specs import Train
 from vltickets.studies.executors import Event, Listener
-from vltickets.studies.graph import steps_of
+from vltickets.studies.graph import Work, steps_of
 
 if TYPE_CHECKING:
     from vltickets.studies.run import Planned
@@ -45,8 +45,8 @@ def duration(seconds: float) -> str:
 class Pace:
     """Time left, from the optimiser steps done since the start and those still to do."""
 
-    def __init__(self, planned: Planned) -> None:
-        self.steps = {item.node.digest: steps_of(item.node) for item in planned.work if isinstance(item.node, Train)}
+    def __init__(self, work: Sequence[Work]) -> None:
+        self.steps = {item.node.digest: steps_of(item.node) for item in work if isinstance(item.node, Train)}
         self.total = sum(self.steps.values())
         self.done: dict[str, int] = {}
         self.resumed: dict[str, int] = {}
@@ -70,12 +70,15 @@ class Pace:
 
 
 @contextmanager
-def following(planned: Planned, console: Console) -> Iterator[Listener]:
-    """Show the progress of a study on a console: a bar on a terminal, a line now and then elsewhere."""
-    pace = Pace(planned)
-    total = len(planned.work)
+def following(plans: Sequence[Planned], console: Console) -> Iterator[Listener]:
+    """Show the progress of studies on a console: a bar on a terminal, a line now and then elsewhere."""
+    from vltickets.studies.run import merged
+
+    work = merged(plans)
+    pace = Pace(work)
+    total = len(work)
     finished = 0
-    names = _names(planned)
+    names = _names(plans, work)
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, TextColumn("{task.fields[left]}"), console=console) as bar:
@@ -146,12 +149,12 @@ def _on_bar(event: Event, pace: Pace, bar: Progress, task: TaskID) -> None:
         bar.console.print(f"run {event.digest} failed: {event.message}")
 
 
-def _names(planned: Planned) -> dict[str, str]:
+def _names(plans: Sequence[Planned], work: Sequence[Work]) -> dict[str, str]:
     names = {
         item.node.digest: f"train {item.node.task.kind}" if isinstance(item.node, Train) else item.node.kind
-        for item in planned.work
+        for item in work
     }
-    for cell in planned.cells:
+    for cell in (cell for planned in plans for cell in planned.cells):
         level = f" {cell.sparsity:.0%}" if cell.sparsity else ""
         where = f" on {cell.task}" if cell.task else ""
         how = ", adversarial" if cell.adversarial else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,13 +12,17 @@ import typer
 
 from vltickets.cli.console import duration, following, screen, typed
 from vltickets.errors import UserError
+from vltickets.specs import Train
 from vltickets.store import Store, export_records, import_records
 from vltickets.studies.config import Study
-from vltickets.studies.loading import load_study, load_ticket_study
+from vltickets.studies.graph import steps_of
+from vltickets.studies.loading import load_studies, load_ticket_study
 from vltickets.studies.paper_config import Paper
+from vltickets.studies.whole import Whole, chosen, sharing
 
 if TYPE_CHECKING:
-    from vltickets.reports import PaperResults, Results
+    from vltickets.reports import Papers, Results
+    from vltickets.studies.run import Planned
 
 study_app = typer.Typer(no_args_is_help=True, help="Run, watch, carry and report studies.")
 
@@ -30,6 +35,12 @@ WorkersOption = Annotated[
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Change a recipe's value, as training.steps=200.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on the standard output, nothing else.")]
 NameOption = Annotated[str | None, typer.Option("--name", help="Keep the study under this name.")]
+PresetOption = Annotated[
+    str | None, typer.Option("--preset", help="Of the whole `paper`: tiny (embedded world), real (photos) or full.")
+]
+OnlyOption = Annotated[
+    str | None, typer.Option("--only", help="Run these of the paper's tables and figures alone: table2,fig8.")
+]
 
 
 def demo(
@@ -52,7 +63,8 @@ def demo(
             f"the demo runs in the embedded world; for {preset} use: vltickets study run {preset} --data DIR"
         )
     name = Path(preset).stem
-    _run(name, study, Store(out / "store"), None, workers, as_json, page=out / "report.html", ticket=True)
+    wanted = ("imp", study.quoted[-1], study.seeds[0]) if study.quoted else None
+    _run({name: study}, Store(out / "store"), None, workers, as_json, page=out / "report.html", weights_of=wanted)
     _save_ticket(name, study, Store(out / "store"), out, as_json)
 
 
@@ -65,11 +77,21 @@ def run(
     settings: SetOption = None,
     as_json: JsonOption = False,
     called: NameOption = None,
+    preset: PresetOption = None,
+    only: OnlyOption = None,
 ) -> None:
     """Run what is left of a study. A killed one goes on where it was; what is done is never done again."""
-    study = load_study(name, tuple(settings or ()))
+    if preset is not None and name != "paper":
+        raise UserError(f"--preset is of the whole paper: vltickets study run paper --preset {preset}")
+    name = f"whole-{preset or 'tiny'}" if name == "paper" else name
+    whole, studies = load_studies(name, tuple(settings or ()))
+    if called is not None and whole is None:
+        studies = dict.fromkeys([called], next(iter(studies.values())))
     called = called or Path(name).stem
-    _run(called, study, Store(store), data, workers, as_json, page=store / f"{called}.html")
+    artefacts = chosen(only) if only is not None else frozenset()
+    if artefacts and not all(isinstance(study, Paper) for study in studies.values()):
+        raise UserError(f"--only chooses among the paper's tables and figures, and {name} is a study of one ticket")
+    _run(studies, Store(store), data, workers, as_json, page=store / f"{called}.html", whole=whole, only=artefacts)
 
 
 @study_app.command("status")
@@ -134,8 +156,8 @@ def report(
     from vltickets import reports
 
     found, page = Store(store), out or store / f"{name}.html"
-    if found.study(name).get("study") == "paper":
-        paper = reports.read_paper(found, name)
+    if found.study(name).get("study") in ("paper", "whole"):
+        paper = reports.read_papers(found, name)
         reports.write_paper_page(paper, page)
         if markdown is not None:
             markdown.write_text(reports.paper_markdown(paper), encoding="utf-8")
@@ -157,40 +179,63 @@ def report(
 
 
 def _run(
-    name: str,
-    study: Study | Paper,
+    studies: Mapping[str, Study | Paper],
     store: Store,
     data: Path | None,
     workers: int | None,
     as_json: bool,
     *,
     page: Path,
-    ticket: bool = False,
+    whole: Whole | None = None,
+    weights_of: tuple[str, float, int] | None = None,
+    only: frozenset[str] = frozenset(),
 ) -> None:
-    from vltickets import reports
     from vltickets.studies.executors import working_processes
-    from vltickets.studies.run import plan_study, run_study
+    from vltickets.studies.run import note_whole, plan_study, run_studies
 
     started = time.perf_counter()
     console = screen(to_stderr=as_json)
-    console.print(f"{study.title}\n{study.note}".strip(), soft_wrap=True)
-    wanted = None
-    if ticket and isinstance(study, Study) and study.quoted:
-        wanted = ("imp", study.quoted[-1], study.seeds[0])
-    planned = plan_study(name, study, store, data, weights_of=wanted)
+    for told in [whole] if whole is not None else studies.values():
+        console.print(f"{told.title}\n{told.note}".strip(), soft_wrap=True)
     processes = working_processes() if workers is None else workers
-    console.print(
-        f"{len(planned.cells)} cells, {len(planned.work)} runs to do ({planned.steps_left} steps), "
-        f"{processes or 'no'} worker processes; store: {store.root}",
-        soft_wrap=True,
-    )
-    with following(planned, console) as listen:
-        run_study(planned, store, workers=processes, listen=listen, command=typed())
+    known = -1
+    while True:
+        plans = [plan_study(name, one, store, data, weights_of=weights_of, only=only) for name, one in studies.items()]
+        cells = sum(len(planned.cells) for planned in plans)
+        if cells == known:
+            break  # what has been found asks for nothing more
+        known = cells
+        if whole is not None:
+            note_whole(page.stem, whole, plans, store, command=typed())
+        console.print(f"{_to_do(plans)}, {processes or 'no'} worker processes; store: {store.root}", soft_wrap=True)
+        with following(plans, console) as listen:
+            run_studies(plans, store, workers=processes, listen=listen, command=typed())
+        if not any(isinstance(study, Paper) for study in studies.values()):
+            break
+    _finish(page.stem if whole is not None else next(iter(studies)), store, page, as_json, started)
+
+
+def _to_do(plans: Sequence[Planned]) -> str:
+    from vltickets.studies.run import merged
+
+    work = merged(plans)
+    steps = sum(steps_of(item.node) for item in work if isinstance(item.node, Train))
+    together, apart = sharing([planned.cells for planned in plans])
+    shared = f" ({together / apart:.0%} of the {apart} that artefacts take apart)" if apart > together else ""
+    cells = sum(len(planned.cells) for planned in plans)
+    runs = f"; {together} runs{shared}," if apart else ","
+    return f"{cells} cells{runs} {len(work)} runs to do ({steps} steps)"
+
+
+def _finish(name: str, store: Store, page: Path, as_json: bool, started: float) -> None:
+    """Write the page, and show what was found."""
+    from vltickets import reports
+
     last_line = f"done in {duration(time.perf_counter() - started)}; page: {page}"
-    if isinstance(study, Paper):
-        paper = reports.read_paper(store, name)
-        reports.write_paper_page(paper, page)
-        _show_paper(paper, as_json, last_line)
+    if store.study(name)["study"] in ("paper", "whole"):
+        parts = reports.read_papers(store, name)
+        reports.write_paper_page(parts, page)
+        _show_paper(parts, as_json, last_line)
         return
     results = reports.read_results(store, name)
     reports.write_page(results, page)
@@ -208,7 +253,7 @@ def _show(results: Results, as_json: bool, last_line: str) -> None:
     screen().print(last_line, soft_wrap=True)
 
 
-def _show_paper(results: PaperResults, as_json: bool, last_line: str) -> None:
+def _show_paper(results: Papers, as_json: bool, last_line: str) -> None:
     from vltickets import reports
 
     if as_json:

@@ -62,7 +62,7 @@ def find(
     planned = plan_study(name, study, results, data, weights_of=("imp", sparsity, seed))
     console = screen(to_stderr=as_json)
     console.print(f"{len(planned.work)} runs to do ({planned.steps_left} steps)")
-    with following(planned, console) as listen:  # in this process: a search's rounds follow one another
+    with following([planned], console) as listen:  # in this process: a search's rounds follow one another
         run_study(planned, results, workers=0, listen=listen, command=typed())
     cell = planned.cells[-1]
     assert isinstance(cell.node, Train)

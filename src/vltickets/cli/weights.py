@@ -41,7 +41,7 @@ def make(
     named = {"theta0": theta0, "text-only": text_only}
     nodes: dict[str, Train] = {name: start.train for name, start in named.items() if isinstance(start, Trained)}
     work = tuple(plan(nodes.values(), results))
-    with following(replace(planned, cells=(), work=work), screen()) as listen:
+    with following([replace(planned, cells=(), work=work)], screen()) as listen:
         execute(work, results, workers=0, listen=listen)
     for name, node in nodes.items():
         file = out / f"{name}.safetensors"

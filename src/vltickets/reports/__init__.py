@@ -10,7 +10,7 @@ from vltickets.reports.markdown import markdown_table
 from vltickets.reports.overlap import Overlap, OverlapResults, densities, draw_overlap, overlap_table, overlaps
 from vltickets.reports.page import write_page
 from vltickets.reports.paper_page import paper_figures, paper_markdown, paper_rows, print_paper, write_paper_page
-from vltickets.reports.paper_results import PaperResults, read_paper
+from vltickets.reports.paper_results import PaperResults, Papers, read_paper, read_papers
 from vltickets.reports.results import Results, read_results, rows_as_json
 from vltickets.reports.terminal import print_table
 
@@ -19,6 +19,7 @@ __all__ = [
     "Overlap",
     "OverlapResults",
     "PaperResults",
+    "Papers",
     "Results",
     "card",
     "densities",
@@ -34,6 +35,7 @@ __all__ = [
     "print_paper",
     "print_table",
     "read_paper",
+    "read_papers",
     "read_results",
     "rows_as_json",
     "write_page",

@@ -6,8 +6,9 @@ A column is a task and one of its metrics; retrieval has two. Runs nothing and k
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from vltickets.errors import UserError
 from vltickets.reports import wording
 from vltickets.store import Record, Store
 from vltickets.store.store import check_format
-from vltickets.studies.verdicts import Verdict, judge
+from vltickets.studies.verdicts import Verdict, highest_by_means, judge
 
 FULL, PRETRAINING, RANDOM, ONE_SHOT = "full", "pretraining", "random", "one-shot"
 
@@ -120,10 +121,17 @@ class PaperResults:
         """The artefacts of the study, in its order."""
         return tuple(self.study.get("artefacts", ()))
 
-    @property
+    @cached_property
     def seeds(self) -> tuple[int, ...]:
         """The study's seeds."""
         return tuple(sorted({cell.seed for cell in self.cells}))
+
+    @cached_property
+    def search_seeds(self) -> tuple[int, ...]:
+        """The seeds that sparsities are picked on; those besides are fresh, and quoted in Table 1 alone."""
+        recipe = self.study.get("recipe") or {}
+        fresh = set(recipe.get("quoted_seeds", ()))
+        return tuple(seed for seed in self.seeds if seed not in fresh)
 
     def of(self, artefact: str) -> list[Cell]:
         """Return the cells that an artefact shows."""
@@ -138,9 +146,12 @@ class PaperResults:
         """Return the sparsities above 0 that an artefact shows."""
         return sorted({cell.key.sparsity for cell in self.of(artefact)} - {0.0})
 
-    def score(self, column: Column, key: Key) -> Score:
-        """Return a ticket's score in a column; without values where nothing is planned or finished."""
-        cells = self._by.get((column.task, key), [])
+    def score(self, column: Column, key: Key, *, fresh: bool = False) -> Score:
+        """Return a ticket's score in a column, over the seeds of the search and, if asked for, the fresh ones too.
+
+        Without values where nothing is planned or finished.
+        """
+        cells = [cell for cell in self._by.get((column.task, key), []) if fresh or cell.seed in self.search_seeds]
         done = [cell for cell in cells if cell.record is not None and column.metric in cell.record.metrics]
         return Score(
             values={cell.seed: cell.record.metrics[column.metric] for cell in done if cell.record is not None},
@@ -148,9 +159,9 @@ class PaperResults:
             missing=len(cells) - len(done),
         )
 
-    def items(self, column: Column, key: Key) -> dict[int, np.ndarray]:
-        """Return a ticket's scores in a column, test item by test item, for each finished seed."""
-        found = {seed: self._arrays(digest) for seed, digest in self.score(column, key).digests.items()}
+    def items(self, column: Column, key: Key, *, fresh: bool = False) -> dict[int, np.ndarray]:
+        """Return a ticket's scores in a column, test item by test item, for each finished seed as in `score`."""
+        found = {seed: self._arrays(digest) for seed, digest in self.score(column, key, fresh=fresh).digests.items()}
         return {seed: arrays[column.metric] for seed, arrays in found.items() if column.metric in arrays}
 
     def _arrays(self, digest: str) -> Mapping[str, np.ndarray]:
@@ -158,12 +169,28 @@ class PaperResults:
             self._items[digest] = self.store.arrays(digest, "items")
         return self._items[digest]
 
-    def compare(self, column: Column, key: Key, other: Key) -> Verdict | None:
+    def compare(self, column: Column, key: Key, other: Key, *, fresh: bool = False) -> Verdict | None:
         """Return what the runs say of `key` against `other`, paired by seed and by test item; None without a pair.
 
         The seeds' variance is of this one level, not pooled over a curve: `other` is another run at every level.
         """
-        return judge(self.items(column, other), {key.sparsity: self.items(column, key)}).get(key.sparsity)
+        items = self.items(column, key, fresh=fresh)
+        return judge(self.items(column, other, fresh=fresh), {key.sparsity: items}).get(key.sparsity)
+
+    def highest(self, column: Column, levels: Sequence[float]) -> float | None:
+        """Return the highest sparsity of a task's own tickets by the paper's rule, over the study's seeds.
+
+        0 where not even the lowest level holds; None before all runs are there to say so.
+        """
+        return highest_by_means(
+            self._by_seed(column, Key(FULL, 0.0)),
+            {level: self._by_seed(column, Key(column.task, level)) for level in levels},
+        )
+
+    def _by_seed(self, column: Column, key: Key) -> dict[int, float] | None:
+        """Return a ticket's scores on the seeds it was looked for on, not the fresh ones; None before all are done."""
+        score = self.score(column, key)
+        return None if score.missing or not score.values else dict(score.values)
 
     def reference(self, baseline: str, task: str) -> float | None:
         """Return a task's headline score that is no training's, `chance` or `oracle`; None where it is unknown."""
@@ -177,6 +204,36 @@ class PaperResults:
             if cell.key.baseline == "mask" and cell.key.sparsity == sparsity and cell.record is not None:
                 found.setdefault(cell.task, {})[cell.seed] = cell.digest
         return found
+
+
+@dataclass(frozen=True)
+class Papers:
+    """What is told as one: the results of one paper study, or those of the studies that are the whole paper."""
+
+    study: Mapping[str, Any]
+    parts: tuple[PaperResults, ...]
+
+    @property
+    def store(self) -> Store:
+        """The store that all parts lie in."""
+        return self.parts[0].store
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The cells of all parts."""
+        return tuple(cell for part in self.parts for cell in part.cells)
+
+
+def read_papers(store: Store, name: str) -> Papers:
+    """Return the results of a paper study, or of all parts of a whole paper. Raises as `read_paper` does."""
+    study = store.study(name)
+    names = study.get("parts", ()) if study.get("study") == "whole" else (name,)
+    return Papers(study, tuple(read_paper(store, str(part)) for part in names))
+
+
+def rewound(task: str, share: float) -> str:
+    """Return the baseline of a task's own ticket that is rewound to a share of the steps."""
+    return f"{task}-rewound-{share:g}"
 
 
 def read_paper(store: Store, name: str) -> PaperResults:

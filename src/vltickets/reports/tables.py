@@ -31,10 +31,21 @@ class Table:
         return "\n".join([*lines, *(["", self.note] if self.note else []), ""])
 
 
+OTHER_STARTS = {  # Table 1's last rows: the task's own mask on other weights
+    "full-2x": "full, twice the steps",
+    "text-only": "ticket on θ₀′, text-only",
+    "shuffled-within": "ticket on θ₀″, shuffled",
+}
+
+
 def named(key: Key) -> str:
     """Return a ticket's name: its source, its sparsity, and how it was fine-tuned where that is not the usual way."""
-    source = key.baseline.removesuffix("-adversarial")
-    found = f"{SOURCES.get(source, source)}{', found adversarially' if source != key.baseline else ''}"
+    source, _, share = key.baseline.removesuffix("-adversarial").partition("-rewound-")
+    found = OTHER_STARTS.get(source) or SOURCES.get(source, source)
+    if key.baseline.endswith("-adversarial"):
+        found += ", found adversarially"
+    if share:
+        found += f", rewound to {wording.percent(float(share))}"
     level = f" {wording.percent(key.sparsity)}" if key.sparsity else ""
     return f"{found}{level}{', fine-tuned adversarially' if key.adversarial else ''}"
 
@@ -47,7 +58,7 @@ def runs_table(results: PaperResults, columns: Sequence[Column], keys: Sequence[
     for key in keys:
         cells = []
         for task in tasks:
-            digests = results.score(first[task], key).digests
+            digests = results.score(first[task], key, fresh=True).digests
             cells.append(" ".join(f"`{digests[seed][:8]}`" for seed in sorted(digests)) or "–")
         if any(cell != "–" for cell in cells):
             rows.append([named(key), *cells])

@@ -82,6 +82,18 @@ def interval(verdict: Verdict | None, *, full: bool = False) -> str:
     return f"{points(low)} to {points(high)}"
 
 
+def label(verdict: Verdict | None) -> str:
+    """Return the verdict's word."""
+    return "–" if verdict is None else verdict.label
+
+
+def difference(verdict: Verdict | None) -> str:
+    """Return a difference in points, with its interval: "−1.20 (−2.00 to −0.40)"."""
+    if verdict is None or verdict.low_full is None or verdict.high_full is None:
+        return "–"
+    return f"{points((verdict.low_full + verdict.high_full) / 2)} ({interval(verdict, full=True)})"
+
+
 def rule(verdict: Verdict | None) -> str:
     """Return what the paper's rule on the means says: yes, no, or lenient (with one standard deviation added)."""
     if verdict is None:

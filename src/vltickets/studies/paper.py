@@ -8,13 +8,16 @@ from dataclasses import replace
 from vltickets.specs import DataSpec
 from vltickets.studies.artefacts import CELLS
 from vltickets.studies.graph import Cell
-from vltickets.studies.lab import Lab
+from vltickets.studies.lab import Lab, Metrics, nothing_finished
 from vltickets.studies.paper_config import Paper
 
 
-def paper(study: Paper, data: DataSpec) -> Iterator[Cell]:
-    """Yield the cells of the study's artefacts, in their order; what two share names both and is yielded once."""
-    lab = Lab(study, data)
+def paper(study: Paper, data: DataSpec, metrics: Metrics = nothing_finished) -> Iterator[Cell]:
+    """Yield the cells of the study's artefacts, in their order; what two share names both and is yielded once.
+
+    `metrics` tells those of finished trainings: with more of them known, more cells may follow (Table 1).
+    """
+    lab = Lab(study, data, metrics)
     found: dict[tuple[object, ...], Cell] = {}
     for name in study.artefacts:
         for cell in CELLS[name](lab):

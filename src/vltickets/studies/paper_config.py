@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 from vltickets.specs import Adversarial, Lxmert, Recipe, Spec, Vilt, parse
 from vltickets.studies.config import Common, TaskName
 
-Artefact = Literal["table2", "table3", "table4", "figure3", "figure5", "table5", "figure8"]
-# Table 3 comes with Figure 4, Table 4 with Figure 7: the same cells.
+Artefact = Literal["table1", "figure2", "table2", "table3", "table4", "figure3", "figure5", "table5", "figure8"]
+# Figure 6 comes with Figure 3, Figure 4 with Table 3, Figure 7 with Table 4: the same cells.
 WHOSE: dict[Artefact, type[Lxmert] | type[Vilt]] = {"table3": Lxmert, "table4": Vilt}
 LEVELS: dict[str, Artefact] = {  # which artefact a choice of levels is of
     "transfer_levels": "figure3",
@@ -18,7 +18,8 @@ LEVELS: dict[str, Artefact] = {  # which artefact a choice of levels is of
     "overlap_levels": "figure8",
     "adversarial_levels": "table5",
 }
-ARTEFACTS: tuple[Artefact, ...] = ("table2", "figure3", "figure5", "table5", "figure8")
+OF_PRETRAINING: tuple[Artefact, ...] = ("figure2", "table2", "figure3", "table5", "figure8")  # its tickets are in these
+ARTEFACTS: tuple[Artefact, ...] = ("table1", "figure2", "table2", "figure3", "figure5", "table5", "figure8")
 
 
 class TaskPlan(Spec):
@@ -46,7 +47,9 @@ class Paper(Common):
     """The paper's tables and figures as one graph: whatever two of them need is done once.
 
     `levels` are the rounds of every search. Transfer is shown at `transfer_levels`, from each task's ticket, the
-    pre-training ticket and the controls to each task.
+    pre-training ticket and the controls to each task. Table 1 shows each task at the highest sparsity that its tickets
+    of `seeds` hold: cells that can be planned only when those are done. `quoted_seeds` are run for that table alone:
+    the sparsity was not picked on them.
     """
 
     study: Literal["paper"]
@@ -54,6 +57,11 @@ class Paper(Common):
     training: Recipe
     tasks: dict[TaskName, TaskPlan]
     universal: Universal = Universal()
+    text_weights: str | None = Field(None, description="imported text-only weights, θ₀′ of Table 1, if θ₀ is imported")
+    quoted_seeds: tuple[int, ...] = Field((), description="fresh seeds of Table 1, beside `seeds`")
+    full_twice: bool = Field(False, description="in Table 1, the dense model at twice the steps too")
+    rewind_tasks: tuple[TaskName, ...] = Field(("vqa",), description="of Figure 2")
+    rewind_shares: tuple[float, ...] = Field((0.05, 0.1, 0.2, 0.5), description="of the steps, to rewind to")
     controls: tuple[Literal["random", "one-shot"], ...] = Field(
         ("random",), description="beside the tickets of Figure 3"
     )
@@ -71,6 +79,10 @@ class Paper(Common):
                 self.among_levels(name, getattr(self, name))
         if not self.tasks:
             raise ValueError("the paper needs at least one table [tasks.NAME]")
+        if odd := sorted(set(self.seeds) & set(self.quoted_seeds)):
+            raise ValueError(f"quoted_seeds = {self.quoted_seeds}: {odd[0]} is among the seeds, so it is not fresh")
+        if odd_shares := [share for share in self.rewind_shares if not 0 < share < 1]:
+            raise ValueError(f"rewind_shares = {self.rewind_shares}: {odd_shares[0]} is no share inside (0, 1)")
         if len(set(self.artefacts)) < len(self.artefacts):
             raise ValueError(f"artefacts = {self.artefacts}: each of them once")
         if {"figure5", "table5"} & set(self.artefacts) and self.adversarial is None:
@@ -78,12 +90,17 @@ class Paper(Common):
         for artefact, kind in WHOSE.items():
             if artefact in self.artefacts and not isinstance(self.named_shape, kind):
                 raise ValueError(f"{artefact} is of a {kind.__name__}, and the backbone is {self.backbone!r}")
-        odd = [name for name in self.adversarial_tasks if name not in self.tasks]
-        if odd and "figure5" in self.artefacts:
-            raise ValueError(f"adversarial_tasks = {self.adversarial_tasks}: no table [tasks.{odd[0]}]")
-        if self.start in ("shipped", "fresh") or self.pretraining is None:
+        for chosen, artefact in (("adversarial_tasks", "figure5"), ("rewind_tasks", "figure2")):
+            unplanned = [name for name in getattr(self, chosen) if name not in self.tasks]
+            if unplanned and artefact in self.artefacts:
+                raise ValueError(f"{chosen} = {getattr(self, chosen)}: no table [tasks.{unplanned[0]}]")
+        if self.text_weights is not None and self.start != "imported":
+            raise ValueError("text_weights go with start = 'imported'; a θ₀ pre-trained here has [pretraining.text]")
+        universal = [name for name in self.artefacts if name in OF_PRETRAINING]
+        if universal and (self.start in ("shipped", "fresh") or self.pretraining is None):
             raise ValueError(
-                "the universal ticket goes on with pre-training: it needs a table [pretraining], and "
+                f"{universal[0]} has the universal ticket, which goes on with pre-training: it needs a table "
+                "[pretraining], and "
                 "start = 'pretrained' or 'imported'"
             )
         for name in self.tasks:

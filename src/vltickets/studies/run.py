@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from vltickets.backbones.checkpoints import read_about
 from vltickets.data import Source, check_folder, open_source, register_folder
 from vltickets.errors import UserError
 from vltickets.scenes import WORLD_VERSION
-from vltickets.specs import DataSpec, TaskSpec, Train, World, changed, parse, parse_backbone
+from vltickets.specs import DataSpec, Node, TaskSpec, Train, World, changed, parse, parse_backbone
 from vltickets.store import Store, check_study_name
 from vltickets.studies.config import Common, Study, task_on
 from vltickets.studies.executors import Listener, execute
@@ -20,6 +22,7 @@ from vltickets.studies.graph import Cell, Work, plan, steps_of
 from vltickets.studies.oracle import oracle_score
 from vltickets.studies.paper import paper
 from vltickets.studies.paper_config import Paper
+from vltickets.studies.whole import Whole
 from vltickets.tasks import Task, build_task, check_task
 from vltickets.tasks.answering import AnsweringTask
 from vltickets.tasks.linear import is_small, ridge_answers, ridge_matching, ridge_retrieval
@@ -51,10 +54,12 @@ def plan_study(
     folder: Path | None,
     *,
     weights_of: tuple[str, float, int] | None = None,
+    only: Collection[str] = (),
 ) -> Planned:
     """Make the data where it is missing, and plan the study. `folder` is the user's data, for studies that need it.
 
     `weights_of` names a cell (baseline, sparsity, seed) whose trained weights are wanted, not only its numbers.
+    `only` names artefacts of the paper: the work of no other is planned, though its cells are.
     """
     started = time.perf_counter()
     check_study_name(name)
@@ -69,16 +74,35 @@ def plan_study(
     store.prepare()
     if study.weight_file is not None:
         store.put_imported(study.weight_file)
+    if isinstance(study, Paper) and study.text_weights is not None:
+        store.put_imported(Path(study.text_weights))
     study = _with_sizes(study, data, open_source(data, store))
-    cells = tuple(paper(study, data) if isinstance(study, Paper) else first_ticket(study, data))
+    cells = tuple(
+        paper(study, data, partial(_metrics, store)) if isinstance(study, Paper) else first_ticket(study, data)
+    )
     for cell in cells:
         if isinstance(cell.node, Train):
             check_task(cell.node.task, cell.node.backbone)
         if isinstance(cell.node, Train) and store.has(cell.node):
             store.arrays(cell.node.digest, "items")  # a corrupted result is refused before anything is run
     wanted = {cell.node.digest for cell in cells if (cell.baseline, cell.sparsity, cell.seed) == weights_of}
-    work = tuple(plan((cell.node for cell in cells), store, weights=wanted))
+    shown = [cell for cell in cells if not only or set(only) & set(cell.artefacts)]
+    work = tuple(plan((cell.node for cell in shown), store, weights=wanted))
     return Planned(name, study, cells, work, data, time.perf_counter() - started)
+
+
+def _metrics(store: Store, node: Train) -> dict[str, float] | None:
+    return store.record(node.digest).metrics if store.has(node) else None
+
+
+def merged(plans: Sequence[Planned]) -> list[Work]:
+    """Return the work of several studies, what they share once."""
+    after: dict[str, set[str]] = {}
+    nodes: dict[str, Node] = {}
+    for item in (item for planned in plans for item in planned.work):
+        nodes[item.node.digest] = item.node
+        after.setdefault(item.node.digest, set()).update(item.after)
+    return [Work(node, tuple(sorted(after[digest]))) for digest, node in nodes.items()]
 
 
 def _with_sizes(study: Study | Paper, data: DataSpec, source: Source) -> Study | Paper:
@@ -103,19 +127,29 @@ def _with_sizes(study: Study | Paper, data: DataSpec, source: Source) -> Study |
 
 def run_study(planned: Planned, store: Store, *, workers: int, listen: Listener, command: str) -> None:
     """Run what is left of a study, and keep its cells for `report`. What is done already stays as it is."""
-    earlier, rows = _earlier(planned, store)
-    note_study(planned, store, command=command, workers=workers, phases=earlier, rows=rows)
+    run_studies([planned], store, workers=workers, listen=listen, command=command)
+
+
+def run_studies(plans: Sequence[Planned], store: Store, *, workers: int, listen: Listener, command: str) -> None:
+    """Run what is left of several studies side by side. Each counts its share of the time, by steps."""
+    earlier = [_earlier(planned, store) for planned in plans]
+    for planned, (phases, rows) in zip(plans, earlier, strict=True):
+        note_study(planned, store, command=command, workers=workers, phases=phases, rows=rows)
     started = time.perf_counter()
-    execute(planned.work, store, workers=workers, listen=listen)
-    ran = time.perf_counter()
-    rows = _reference_rows(planned, store)
-    spent = {
-        "data and plan": planned.data_seconds,
-        "runs": ran - started if planned.work else 0.0,
-        "reference rows": time.perf_counter() - ran,
-    }
-    phases = {name: earlier.get(name, 0.0) + seconds for name, seconds in spent.items()}
-    note_study(planned, store, command=command, workers=workers, phases=phases, rows=rows)
+    execute(merged(plans), store, workers=workers, listen=listen)
+    ran = time.perf_counter() - started
+    steps = sum(planned.steps_left for planned in plans)
+    for planned, (phases, _) in zip(plans, earlier, strict=True):
+        share = planned.steps_left / steps if steps else 1 / len(plans)
+        started = time.perf_counter()
+        rows = _reference_rows(planned, store)
+        spent = {
+            "data and plan": planned.data_seconds,
+            "runs": share * ran if planned.work else 0.0,
+            "reference rows": time.perf_counter() - started,
+        }
+        whole = {name: phases.get(name, 0.0) + seconds for name, seconds in spent.items()}
+        note_study(planned, store, command=command, workers=workers, phases=whole, rows=rows)
 
 
 def note_study(
@@ -148,6 +182,14 @@ def note_study(
             "extra_rows": rows or [],
         },
     )
+
+
+def note_whole(name: str, whole: Whole, plans: Sequence[Planned], store: Store, *, command: str) -> None:
+    """Keep which studies are the whole paper, and all their cells under its name."""
+    cells = [_cell(cell, planned.study) | {"part": planned.name} for planned in plans for cell in planned.cells]
+    parts = [planned.name for planned in plans]
+    told = {"title": whole.title, "note": whole.note, "parts": parts, "command": command}
+    store.put_study(name, {"study": "whole", "name": name, **told, "cells": cells})
 
 
 def _of_its_kind(study: Study | Paper, rows: list[dict[str, Any]]) -> dict[str, Any]:

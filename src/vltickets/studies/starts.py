@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 from vltickets.errors import UserError
 from vltickets.specs import (
@@ -39,6 +40,12 @@ def imported(study: Common) -> Imported:
     """Return the spec of the study's file of imported weights; a missing file is a `UserError`."""
     path = study.weight_file
     assert path is not None
+    return imported_weights(path)
+
+
+def imported_weights(path: str | Path) -> Imported:
+    """Return the spec of a file of imported weights; a missing file is a `UserError`."""
+    path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; `vltickets weights import` makes it")
     with path.open("rb") as file:

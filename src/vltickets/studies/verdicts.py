@@ -42,6 +42,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 import numpy as np
@@ -118,6 +119,25 @@ def highest_sparsity(verdicts: Mapping[float, Verdict], *, plain: bool = False) 
     highest = None
     for sparsity, verdict in sorted(verdicts.items()):
         if not (verdict.plain if plain else verdict.passes):
+            break
+        highest = sparsity
+    return highest
+
+
+def highest_by_means(
+    dense: Mapping[int, float] | None, tickets: Mapping[float, Mapping[int, float] | None], *, p: float = 0.99
+) -> float | None:
+    """Return the largest sparsity at which the mean over seeds, as at every lower level, reaches p of the dense mean.
+
+    Scores are by seed. 0 where not even the lowest level does; None where a score is missing to say so.
+    """
+    if not dense:
+        return None
+    line, highest = p * fmean(dense.values()), 0.0
+    for sparsity, scores in sorted(tickets.items()):
+        if not scores:
+            return None
+        if fmean(scores.values()) < line:
             break
         highest = sparsity
     return highest

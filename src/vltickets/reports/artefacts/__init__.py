@@ -7,7 +7,17 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from vltickets.reports.artefacts import figure3, figure5, figure8, pretraining, table2, table3, table5
+from vltickets.reports.artefacts import (
+    figure2,
+    figure3,
+    figure5,
+    figure8,
+    pretraining,
+    table1,
+    table2,
+    table3,
+    table5,
+)
 from vltickets.reports.paper_results import PaperResults
 from vltickets.reports.tables import Table
 
@@ -28,6 +38,8 @@ class Artefact:
 
 PRETRAINING_SECTION = "pretraining"
 ARTEFACTS = {
+    "table1": Artefact(table1.TITLE, table1.tables),
+    "figure2": Artefact(figure2.TITLE, figure2.tables, figure2.figure),
     "table2": Artefact(table2.TITLE, table2.tables),
     "table3": Artefact(table3.LXMERT_TITLE, table3.lxmert_tables, table3.lxmert_figure),
     "table4": Artefact(table3.VILT_TITLE, table3.vilt_tables, table3.vilt_figure),

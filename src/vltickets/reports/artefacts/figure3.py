@@ -10,7 +10,6 @@ from vltickets.reports.panels import panels
 from vltickets.reports.paper_results import FULL, ONE_SHOT, PRETRAINING, RANDOM, SOURCES, Column, Key, PaperResults
 from vltickets.reports.style import GREY, INK
 from vltickets.reports.tables import Table, runs_table
-from vltickets.studies.verdicts import Verdict
 
 TITLE = "Figures 3 and 6: tickets transferred between tasks"
 # Okabe and Ito's colours and more, each with a shape of its own for who sees no colour.
@@ -79,8 +78,8 @@ def _best(results: PaperResults, columns: list[Column], levels: list[float], sou
                     own.text,
                     SOURCES[best],
                     results.score(column, Key(best, level)).text,
-                    _difference(verdict),
-                    _difference(universal),
+                    wording.difference(verdict),
+                    wording.difference(universal),
                 ]
             )
     header = [
@@ -97,13 +96,6 @@ def _best(results: PaperResults, columns: list[Column], levels: list[float], sou
         "picked and quoted on the same seeds, which flatters it."
     )
     return Table("Best source for each target", header, rows, note)
-
-
-def _difference(verdict: Verdict | None) -> str:
-    if verdict is None or verdict.low_full is None or verdict.high_full is None:
-        return "–"
-    middle = (verdict.low_full + verdict.high_full) / 2
-    return f"{wording.points(middle)} ({wording.points(verdict.low_full)} to {wording.points(verdict.high_full)})"
 
 
 def figure(results: PaperResults) -> Figure | None:

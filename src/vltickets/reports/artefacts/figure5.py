@@ -55,7 +55,7 @@ def _gained(results: PaperResults, columns: list[Column], levels: list[float]) -
             for seed, score in sorted(dense.items())
         ]
         known = [(standard, other) for standard, other in pairs if standard is not None and other is not None]
-        star = "*" if len(known) < len(results.seeds) else ""
+        star = "*" if len(known) < len(results.search_seeds) else ""
         cells = [wording.mean_and_std(*_mean_and_std(list(values))) + star for values in zip(*known, strict=True)]
         rows.append([column.title, *(cells or [wording.NOT_RUN] * 2), _interval([b - a for a, b in known])])
     note = (

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from vltickets.reports import wording
 from vltickets.reports.paper_results import FULL, PRETRAINING, Column, Key, PaperResults
+from vltickets.reports.published import published
 from vltickets.reports.tables import Table, runs_table
 
 TITLE = "Table 2: the universal ticket, found on pre-training, at given sparsities"
@@ -43,7 +44,7 @@ def tables(results: PaperResults) -> list[Table]:
         "the mean over the columns of ticket / full, in %; both seed by seed, then mean ± std."
     )
     keys = [Key(FULL, 0.0), *(Key(PRETRAINING, level) for level in levels[1:])]
-    return [Table(TITLE, header, rows, note), runs_table(results, columns, keys)]
+    return [Table(TITLE, header, rows, note), published("table2"), runs_table(results, columns, keys)]
 
 
 def _drop(ticket: float, full: float) -> float:

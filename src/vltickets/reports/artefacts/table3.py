@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import partial
 
 from matplotlib.axes import Axes
@@ -11,9 +10,10 @@ from matplotlib.figure import Figure
 from vltickets.reports import wording
 from vltickets.reports.panels import curve, panels
 from vltickets.reports.paper_results import FULL, RANDOM, Column, Key, PaperResults
+from vltickets.reports.published import published
 from vltickets.reports.style import GREY
 from vltickets.reports.tables import Table, runs_table
-from vltickets.studies.verdicts import Verdict, highest_sparsity, judge
+from vltickets.studies.verdicts import Verdict, judge
 
 LXMERT_TITLE = "Table 3 and Figure 4: LXMERT's tickets"
 VILT_TITLE = "Table 4 and Figure 7: ViLT's tickets"
@@ -26,13 +26,13 @@ def tables(results: PaperResults, artefact: str) -> list[Table]:
     out = [_table(results, columns, levels), *(_all_levels(results, column, levels) for column in columns)]
     keys = [Key(FULL, 0.0)]
     keys += [Key(source, level) for source in (*dict.fromkeys(c.task for c in columns), RANDOM) for level in levels]
-    return [*out, runs_table(results, columns, keys)]
+    return [*out, published(artefact), runs_table(results, columns, keys)]
 
 
 def _table(results: PaperResults, columns: list[Column], levels: list[float]) -> Table:
     full = [results.score(column, Key(FULL, 0.0)) for column in columns]
     verdicts = [judged(results, column, levels) for column in columns]
-    chosen = [highest(found, levels) for found in verdicts]
+    chosen = [results.highest(column, levels) for column in columns]
     rows = [
         ["full", *(score.text for score in full)],
         ["× 99 %", *("–" if score.mean is None else wording.score(SHARE * score.mean) for score in full)],
@@ -44,7 +44,7 @@ def _table(results: PaperResults, columns: list[Column], levels: list[float]) ->
             key = Key(source or column.task, level or 0.0)
             cells.append(results.score(column, key).text if level else "–")
         rows.append([name, *cells])
-    labels = [found[level].label if level else "–" for found, level in zip(verdicts, chosen, strict=True)]
+    labels = [wording.label(found.get(level or 0.0)) for found, level in zip(verdicts, chosen, strict=True)]
     rows.append(["verdict by interval", *labels])
     note = (
         "Scores in %, mean ± std over seeds. sparsity: the highest at which the mean, as at every lower level, reaches "
@@ -53,11 +53,6 @@ def _table(results: PaperResults, columns: list[Column], levels: list[float]) ->
         f"{results.study.get('split')}."
     )
     return Table("At the highest sparsity by the paper's rule", ["", *(column.title for column in columns)], rows, note)
-
-
-def highest(verdicts: Mapping[float, Verdict], levels: Sequence[float]) -> float | None:
-    """Return the highest sparsity by the paper's rule, 0 where none passes; None before all levels are run."""
-    return (highest_sparsity(verdicts, plain=True) or 0.0) if set(levels) <= set(verdicts) else None
 
 
 def judged(results: PaperResults, column: Column, levels: list[float]) -> dict[float, Verdict]:
@@ -78,7 +73,7 @@ def _all_levels(results: PaperResults, column: Column, levels: list[float]) -> T
                 results.score(column, Key(RANDOM, level)).text,
                 wording.rule(verdict),
                 wording.interval(verdict),
-                "–" if verdict is None else verdict.label,
+                wording.label(verdict),
             ]
         )
     header = ["sparsity", "ticket", "random", "paper's rule", "minus 99 %", "verdict"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vltickets.reports import wording
 from vltickets.reports.paper_results import PRETRAINING, Key, PaperResults
+from vltickets.reports.published import published
 from vltickets.reports.tables import Table, runs_table
 
 TITLE = "Table 5: adversarial fine-tuning of universal tickets"
@@ -28,4 +29,4 @@ def tables(results: PaperResults) -> list[Table]:
     note = "Scores in %, mean ± std over seeds; differences in points, their 95 % interval, paired by seed and item."
     keys = [Key(PRETRAINING, level, way) for level in levels for way in (False, True)]
     header = ["sparsity", *(column.title for column in columns)]
-    return [Table(TITLE, header, rows, note), runs_table(results, columns, keys)]
+    return [Table(TITLE, header, rows, note), published("table5"), runs_table(results, columns, keys)]

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator
 
-from vltickets.studies.artefacts import figure3, figure5, figure8, table2, table3, table5
+from vltickets.studies.artefacts import figure2, figure3, figure5, figure8, table1, table2, table3, table5
 from vltickets.studies.graph import Cell
 from vltickets.studies.lab import Lab
 
 CELLS: dict[str, Callable[[Lab], Iterator[Cell]]] = {
+    "table1": table1.cells,
+    "figure2": figure2.cells,
     "table2": table2.cells,
     "table3": table3.lxmert,
     "table4": table3.vilt,
