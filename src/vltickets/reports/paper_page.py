@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from vltickets.reports.answers import answers
 from vltickets.reports.artefacts import ARTEFACTS, PRETRAINING_SECTION
 from vltickets.reports.page import flat, page_css, page_template
 from vltickets.reports.paper_results import COLUMNS, PaperResults, Papers
@@ -73,6 +74,7 @@ def write_paper_page(results: Papers, path: Path) -> None:
         done=sum(cell.record is not None for cell in results.cells),
         planned=len(results.cells),
         seeds=", ".join(str(seed) for seed in sorted({cell.seed for cell in results.cells})),
+        answers=answers(results),
         splits=", ".join(sorted({str(part.study.get("split")) for part in results.parts})),
         count=len(records),
         seconds=sum(record.seconds for record in records),
@@ -84,6 +86,8 @@ def write_paper_page(results: Papers, path: Path) -> None:
 def paper_markdown(results: Papers) -> str:
     """Return all tables in Markdown."""
     parts = [f"# {results.study['title']}", ""]
+    for answer in answers(results):
+        parts += [f"**{answer.question}** {' '.join(answer.sentences)} ({answer.shown_by})", ""]
     for artefact in shown(results):
         parts += [f"## {artefact.title}", "", *(table.markdown() for table in artefact.tables)]
     return "\n".join(parts)
@@ -95,7 +99,9 @@ def paper_figures(results: Papers) -> dict[str, bytes]:
 
 
 def print_paper(results: Papers, console: Console) -> None:
-    """Print the tables, without those of runs."""
+    """Print the answers and the tables, without those of runs."""
+    for answer in answers(results):
+        console.print(f"{answer.question} {' '.join(answer.sentences)}", soft_wrap=True, markup=False)
     for artefact in shown(results):
         for table in artefact.tables:
             if table.aside or not table.rows:

@@ -54,32 +54,46 @@ def _sources(results: PaperResults) -> list[str]:
     return [source for source in SOURCES if source in found]
 
 
+def best_source(results: PaperResults, column: Column, level: float, sources: list[str]) -> str | None:
+    """Return the source of the best mean on a target, but for its own and the controls; None before both are run."""
+    means = {
+        source: mean
+        for source in sources
+        if source not in (column.task, RANDOM, ONE_SHOT)
+        and (mean := results.score(column, Key(source, level)).mean) is not None
+    }
+    own = results.score(column, Key(column.task, level)).mean
+    return max(means, key=lambda source: means[source]) if means and own is not None else None
+
+
+def best_sources(results: PaperResults, level: float) -> list[tuple[Column, str, float]]:
+    """Return each target with its best other source, and how far that is above the target's own ticket."""
+    found = []
+    for column in results.columns("figure3"):
+        best = best_source(results, column, level, _sources(results))
+        if best is not None:
+            means = [results.score(column, Key(source, level)).mean for source in (best, column.task)]
+            found.append((column, best, (means[0] or 0.0) - (means[1] or 0.0)))
+    return found
+
+
 def _best(results: PaperResults, columns: list[Column], levels: list[float], sources: list[str]) -> Table:
     """Return for each target the best source but its own and random, and how far it lies from the target's own."""
     rows = []
     for column in columns:
         for level in levels:
-            means = {
-                source: mean
-                for source in sources
-                if source not in (column.task, RANDOM, ONE_SHOT)
-                and (mean := results.score(column, Key(source, level)).mean) is not None
-            }
-            own = results.score(column, Key(column.task, level))
-            if not means or own.mean is None:
+            best, own = best_source(results, column, level, sources), Key(column.task, level)
+            if best is None:
                 continue
-            best = max(means, key=lambda source: means[source])
-            verdict = results.compare(column, Key(best, level), Key(column.task, level))
-            universal = results.compare(column, Key(PRETRAINING, level), Key(column.task, level))
             rows.append(
                 [
                     column.title,
                     wording.percent(level),
-                    own.text,
+                    results.score(column, own).text,
                     SOURCES[best],
                     results.score(column, Key(best, level)).text,
-                    wording.difference(verdict),
-                    wording.difference(universal),
+                    wording.difference(results.compare(column, Key(best, level), own)),
+                    wording.difference(results.compare(column, Key(PRETRAINING, level), own)),
                 ]
             )
     header = [

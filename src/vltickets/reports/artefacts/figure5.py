@@ -49,21 +49,26 @@ def tables(results: PaperResults) -> list[Table]:
 def _gained(results: PaperResults, columns: list[Column], levels: list[float]) -> Table:
     rows = []
     for column in columns:
-        dense = results.score(column, Key(FULL, 0.0)).values
-        pairs = [
-            [_highest(results, column, levels, seed, way, SHARE * score) for way, *_ in WAYS]
-            for seed, score in sorted(dense.items())
-        ]
-        known = [(standard, other) for standard, other in pairs if standard is not None and other is not None]
+        known = pairs(results, column, levels)
         star = "*" if len(known) < len(results.search_seeds) else ""
         cells = [wording.mean_and_std(*_mean_and_std(list(values))) + star for values in zip(*known, strict=True)]
-        rows.append([column.title, *(cells or [wording.NOT_RUN] * 2), _interval([b - a for a, b in known])])
+        rows.append([column.title, *(cells or [wording.NOT_RUN] * 2), interval([b - a for a, b in known])])
     note = (
         "The highest sparsity at which every lower level, too, reaches 99 % of the standard dense score of its seed; "
         "mean ± std over seeds, in %; a star where a seed is not done. gained: in points of sparsity, with the 95 % "
         "interval of the paired mean over seeds, none where all seeds gain the same: levels are 10 points apart."
     )
     return Table("Sparsity gained", ["task", "standard", "adversarial", "gained"], rows, note)
+
+
+def pairs(results: PaperResults, column: Column, levels: list[float]) -> list[tuple[float, float]]:
+    """Return the highest sparsity of each seed that is done, in the standard way and adversarially."""
+    found = []
+    for seed, score in sorted(results.score(column, Key(FULL, 0.0)).values.items()):
+        standard, other = (_highest(results, column, levels, seed, way, SHARE * score) for way, *_ in WAYS)
+        if standard is not None and other is not None:
+            found.append((standard, other))
+    return found
 
 
 def _highest(
@@ -87,7 +92,8 @@ def _mean_and_std(values: list[float]) -> tuple[float | None, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def _interval(differences: list[float]) -> str:
+def interval(differences: list[float]) -> str:
+    """Return a mean difference of sparsities in points, with its 95 % interval over seeds."""
     mean, std = _mean_and_std(differences)
     if mean is None or std is None:
         return "–"

@@ -47,6 +47,11 @@ def tables(results: PaperResults) -> list[Table]:
     return [Table(TITLE, header, rows, note), published("table2"), runs_table(results, columns, keys)]
 
 
+def kept(results: PaperResults, columns: Sequence[Column], level: float) -> str:
+    """Return the mean share of the dense score that the universal ticket keeps, mean ± std over seeds, in %."""
+    return _over_seeds(results, columns, Key(PRETRAINING, level), _kept)
+
+
 def _drop(ticket: float, full: float) -> float:
     return (full - ticket) / full
 
