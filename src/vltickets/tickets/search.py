@@ -77,8 +77,8 @@ def find_ticket(
     The rounds' sparsities are `levels`, or those of a `schedule` ("linear": 10 % of the original weights a round,
     unless given; "geometric", "one-shot") up to `sparsity` (0.9 unless given). `criterion` names how weights are
     scored after each round (`tickets/criteria.py`; SNIP needs `batches` and `loss`, Wanda `batches`), `pattern` which
-    go together (`tickets/patterns.py`, such as "2:4"; n:m is reached in one round). `prunable` names the weights to
-    prune: every `nn.Linear` weight unless given. Raises `UserError` before any training where these do not fit together.
+    go together (`tickets/patterns.py`, or by name: "2:4"; n:m is reached in one round). `prunable` names the weights to
+    prune: every `nn.Linear` weight unless given. Raises `UserError` before any training where these don't fit together.
     """
     chosen, pattern = criterion_of(criterion), pattern_of(pattern)
     weights, dense = _prunable(model, prunable)
