@@ -122,13 +122,13 @@ def evaluate(
 
 @ticket_app.command("show")
 def show(
-    file: Annotated[Path, typer.Argument(help="A ticket file.")],
+    file: Annotated[Path, typer.Argument(help="A ticket file, or a packed one.")],
     as_json: JsonOption = False,
 ) -> None:
     """Verify a ticket file and say what it is and where it came from."""
-    from vltickets.tickets import load_ticket
+    from vltickets.deploy import read_ticket
 
-    ticket = load_ticket(file)
+    ticket = read_ticket(file)
     mask = ticket.mask
     tensors = {name: 1 - int(mask[name].count_nonzero()) / mask[name].numel() for name in mask}
     summary = {
@@ -154,6 +154,7 @@ def show(
             ("criterion", "criterion"),
             ("pattern", "pattern"),
             ("train", "tested by run"),
+            ("values", "values rounded since to"),
         )
         if name in known
     ]
@@ -212,11 +213,11 @@ def _store_with(what: str, store: Path) -> Store:
 
 def _mask(what: str, store: Path) -> tuple[BackboneSpec, Mask]:
     """Return the mask, with its backbone, of a ticket file or of a node of the store."""
+    from vltickets.deploy import read_ticket
     from vltickets.studies.scoring import mask_of
-    from vltickets.tickets import load_ticket
 
     if _is_file(what):
-        ticket = load_ticket(Path(what))
+        ticket = read_ticket(Path(what))
         if ticket.backbone is None:
             raise UserError(f"{what} is a ticket of a module of your own, which has no known layers to compare by")
         return ticket.backbone, ticket.mask

@@ -27,8 +27,8 @@ from vltickets.deploy.spreading import spreader
 from vltickets.errors import UserError
 from vltickets.store import write_file
 from vltickets.tickets import Mask, Ticket, load_ticket
+from vltickets.tickets.headers import masked_shapes, read_header, whose
 from vltickets.tickets.mask import packed_digest
-from vltickets.tickets.ticket_file import masked_shapes, whose
 
 KEY = "vltickets-packed"
 PACKED_FORMAT = 2  # 1: a backbone of the package; 2: any other module, whose shapes the header has
@@ -59,7 +59,7 @@ def save_packed(ticket: Ticket, path: Path | str, *, values: KeptValues = "fp32"
             tensor = torch.from_numpy(np.require(array, requirements=("C", "W")))
             parts[f"dense.{name}"] = tensor.to(TYPES[values]) if tensor.dtype == torch.float32 else tensor
     mask = ticket.mask
-    header = whose(ticket) | {
+    header = whose(ticket.backbone, ticket.mask) | {
         "values": values,
         "kept": {name: parts[f"values.{name}"].numel() for name in mask},
         "pruned": mask.total - mask.kept,
@@ -161,18 +161,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Parts]:
         raise UserError(f"{path}: no such file") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is no packed file, or cut short ({error})") from None
-    try:
-        header = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: its header is not JSON ({error})") from None
-    if not isinstance(header, dict) or type(header.get("format")) is not int:
-        raise UserError(f"{path} is damaged: its header has no format number")
-    if not 1 <= header["format"] <= PACKED_FORMAT:
-        raise UserError(f"{path} has packed format {header['format']}, this vltickets reads up to {PACKED_FORMAT}")
-    if missing := (FIELDS | {"backbone" if header["format"] == 1 else "shapes"}) - set(header):
-        raise UserError(f"{path} is damaged: its header lacks {', '.join(sorted(missing))}")
-    if odd := [key for key in ("kept", "parts", "provenance", "labels") if not isinstance(header[key], dict)]:
-        raise UserError(f"{path} is damaged: {odd[0]} in its header is no JSON object")
+    header = read_header(text, path, "packed", newest=PACKED_FORMAT, fields=FIELDS)
     if header["values"] not in list(TYPES):
         raise UserError(f"{path} is damaged: its header says values {header['values']!r}, not {' or '.join(TYPES)}")
     if header["header"] != _header_hash(header):
