@@ -1,19 +1,23 @@
 """Packed files of UNITER-base under random masks: their size, the seconds to write one, and from file to dense tensors.
 
-Each reading is in a fresh process, as a program reads its model once, with the file in the system's cache; the variants
-take turns, and ratios are taken within each turn. `dense` reads a float32 safetensors file of the same model into
-tensors of its own and verifies nothing (safetensors maps a file; numbers come when they are touched), `packed` reads
-and verifies a packed file, `ticket` reads and verifies a ticket file with dense weights. `first answer` goes on to the
-logits of one question, in a model built before; for `dense` from the mapped file, without a copy of its own. CPU
-seconds of all threads stand beside, for a machine that is busy.
+Each reading is in a fresh process, as a program reads its model once, with the file in the system's cache (`cold`:
+dropped from it before, as far as the system allows); the variants take turns, and ratios are taken within each turn.
+`dense` reads a float32 safetensors file of the same model into tensors of its own and verifies nothing (safetensors
+maps a file; numbers come when they are touched), `dense, verified` also hashes each tensor by SHA-256, as a packed file
+is. `packed` reads and verifies a packed file, `packed, plain torch` the same without compiled code, `ticket` reads and
+verifies a ticket file with dense weights. `first answer` goes on to the logits of one question, in a model built
+before; for `dense` from the mapped file, without a copy of its own. CPU seconds of all threads stand beside, for a
+machine that is busy.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import multiprocessing
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +25,22 @@ import torch
 from masked_step import inputs_of
 from rows import median_and_spread, show_and_keep
 from safetensors.torch import load_file, save_file
+from ticket_apply import drop_from_cache
 
 from vltickets.backbones import build_backbone
-from vltickets.deploy import TrainedTicket, build_trained, load_packed, save_packed
+from vltickets.deploy import TrainedTicket, build_trained, load_packed, packed_file, save_packed
 from vltickets.specs import Uniter
 from vltickets.tasks import Model
 from vltickets.tasks.answering import AnswerHead
 from vltickets.tickets import Mask, Ticket, load_ticket, prune, random_scores, save_ticket
 
 WORDS, WIDTH, ANSWERS = 28_996, 2048, 3129
-FIRST, DENSE = ", first answer", "dense.safetensors"
-VARIANTS = ("dense", "packed", "ticket", "dense" + FIRST, "packed" + FIRST)
+FIRST, COLD, VERIFIED, PLAIN = ", first answer", ", cold", ", verified", ", plain torch"
+DENSE = "dense.safetensors"
+VARIANTS = (
+    *("dense", "dense" + VERIFIED, "packed", "packed" + PLAIN, "ticket"),
+    *(name + how for how in (COLD, FIRST) for name in ("dense", "packed")),
+)
 Row = dict[str, object]
 
 
@@ -49,8 +58,12 @@ def ticket_of(sparsity: float) -> Ticket:
 def read(variant: str, packed: Path, dense: Path, whole: Path, threads: int) -> tuple[float, float]:
     """Read in this process, which has read nothing before, and return wall and CPU seconds."""
     torch.set_num_threads(threads)
-    from_file = variant.removesuffix(FIRST)
+    from_file = variant.partition(",")[0]
     model = build_trained(ticket_of(0.0)) if variant.endswith(FIRST) else None
+    if variant.endswith(PLAIN):
+        packed_file.host_target = lambda: None
+    for path in (packed, dense) if variant.endswith(COLD) else ():
+        drop_from_cache(path)
     wall, cpu = time.perf_counter(), time.process_time()
     if from_file == "packed":
         weights = {name: torch.from_numpy(array) for name, array in load_packed(packed).weights.items()}
@@ -58,11 +71,19 @@ def read(variant: str, packed: Path, dense: Path, whole: Path, threads: int) -> 
         weights = {name: torch.from_numpy(array) for name, array in load_ticket(whole).weights.items()}
     else:
         weights = load_file(dense)
+        if variant.endswith(VERIFIED):
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(digest, weights.values()))
         if model is None:
             weights = {name: value.clone() for name, value in weights.items()}
     if model is not None:
         answer(model, weights)
     return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def digest(tensor: torch.Tensor) -> str:
+    """Return the SHA-256 of a tensor's bytes."""
+    return hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
 def encoder_share(ticket: Ticket, value_bytes: int) -> float:
@@ -97,7 +118,7 @@ def rows_of(sparsity: float, values: str, ticket: Ticket, folder: Path, repeats:
                 seconds[variant].append(pool.apply(read, (variant, packed, dense, whole, threads)))
     rows: list[Row] = []
     for part, measured in seconds.items():
-        base = seconds["dense" + FIRST if part.endswith(FIRST) else "dense"]
+        base = seconds["dense" + next((how for how in (FIRST, COLD) if part.endswith(how)), "")]
         row: Row = {"sparsity": sparsity, "values": values, "part": part, "threads": threads, "repeats": repeats}
         row |= {"file_mb": packed.stat().st_size / 1e6, "of_dense": packed.stat().st_size / dense.stat().st_size}
         row["encoder_of_dense"] = encoder_share(ticket, 4 if values == "fp32" else 2)
@@ -105,6 +126,10 @@ def rows_of(sparsity: float, values: str, ticket: Ticket, folder: Path, repeats:
             row[f"{kind}_s"], row[f"{kind}_spread"] = median_and_spread([one[clock] for one in measured])
             ratios = [one[clock] / other[clock] for one, other in zip(measured, base, strict=True)]
             row[f"{kind}_to_dense"], row[f"{kind}_to_dense_spread"] = median_and_spread(ratios)
+            ratios = [
+                one[clock] / other[clock] for one, other in zip(measured, seconds["dense" + VERIFIED], strict=True)
+            ]
+            row[f"{kind}_to_verified"] = median_and_spread(ratios)[0]
         rows.append(row)
     return rows
 

@@ -20,6 +20,7 @@ from torch.nn import functional
 from vltickets.deploy import TILE, SparseLinear, Target, host_target, processor, to_tiles
 from vltickets.deploy.ir import Epilogue
 from vltickets.deploy.jit import AVX2, machine_code
+from vltickets.tickets import Mask, pattern_of, random_scores
 
 SHAPES = {"768x768": (768, 768), "3072x768": (3072, 768), "768x3072": (768, 3072)}  # outputs x inputs
 
@@ -65,14 +66,15 @@ def timed(work: Callable[[], object], clock: Callable[[], float], times: int = 1
 
 
 def measure(
-    name: str, tokens: int, sparsity: float, arguments: argparse.Namespace, target: Target, peak: float
+    name: str, tokens: int, sparsity: float, pattern: str, arguments: argparse.Namespace, target: Target, peak: float
 ) -> dict[str, object]:
     """Return the row of one shape."""
     outputs, inputs = SHAPES[name]
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(outputs, inputs, generator=generator).mul_(0.02)
-    order = torch.randperm(weight.numel(), generator=generator)
-    weight.view(-1)[order[: round(sparsity * weight.numel())]] = 0
+    shapes = {name: (outputs, inputs)}
+    mask = pattern_of(pattern).prune(random_scores(0, shapes), Mask.dense(shapes), sparsity)
+    weight.mul_(mask[name])
     bias = torch.randn(outputs, generator=generator)
     x = torch.randn(tokens, inputs, generator=generator)
     epilogue: Epilogue = arguments.epilogue
@@ -106,6 +108,7 @@ def measure(
         "shape": name,
         "tokens": tokens,
         "sparsity": sparsity,
+        "pattern": pattern,
         "epilogue": epilogue,
         "values": arguments.values,
         "lanes": target.lanes,
@@ -125,6 +128,7 @@ def main() -> None:
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--tokens", nargs="+", type=int, default=[56, 896])
     parser.add_argument("--sparsity", nargs="+", type=float, default=[0.5, 0.6, 0.7, 0.8, 0.9, 0.95])
+    parser.add_argument("--pattern", nargs="+", default=["unstructured"], help="of the random masks: 2:4, block-4x1 …")
     parser.add_argument("--epilogue", choices=["linear", "gelu", "residual"], default="linear")
     parser.add_argument("--values", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--vectors", choices=["host", "avx2"], default="host", help="avx2: hold torch to it as well")
@@ -140,10 +144,12 @@ def main() -> None:
         raise SystemExit("no kernel can be compiled here: llvmlite or fused multiply-add is missing")
     peak = peak_gflops(target)
     rows = [
-        measure(name, tokens, sparsity, arguments, target, peak)
+        measure(name, tokens, sparsity, pattern, arguments, target, peak)
         for name in arguments.shape
         for tokens in arguments.tokens
         for sparsity in arguments.sparsity
+        for pattern in arguments.pattern
+        if getattr(pattern_of(pattern), "sparsity", sparsity) == sparsity  # n:m has one of its own
     ]
     if arguments.json:
         print(json.dumps({"processor": vars(processor()), "peak_gflops": peak, "rows": rows}, indent=1))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from vltickets.store import Store
+from vltickets.tickets import load_ticket
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Smoke = tuple[Path, subprocess.CompletedProcess[str]]
@@ -109,6 +110,17 @@ def test_find_writes_a_ticket_of_the_sparsity_asked_for(vltickets: Run, tmp_path
     assert run["levels"][-1] == 0.6
 
 
+def test_find_searches_under_a_pattern(vltickets: Run, tmp_path: Path) -> None:
+    done = vltickets(
+        "find", "--preset", "smoke", "--pattern", "2:4", "--out", tmp_path / "t.safetensors", "--store", tmp_path / "s",
+        "--set", "training.steps=2", "--json",
+    )  # fmt: skip
+    assert json.loads(done.stdout)["sparsity"] == 0.5, done.stderr
+    found = load_ticket(tmp_path / "t.safetensors")
+    assert found.provenance["pattern"] == "2:4"
+    assert all(bool((found.mask[name].view(-1, 4).sum(1) == 2).all()) for name in found.mask)
+
+
 def test_a_ticket_is_found_without_its_weights_where_asked(vltickets: Run, tmp_path: Path) -> None:
     done = vltickets(
         "find", "--preset", "smoke", "--sparsity", 0.3, "--out", tmp_path / "t.safetensors", "--store", tmp_path / "s",
@@ -152,6 +164,9 @@ def test_help_does_not_wait_for_torch(vltickets: Run) -> None:
         (("find", "--preset", "smoke", "--sparsity", "-0.1"), "outside [0, 1)"),
         (("ticket", "show", "absent.safetensors"), "no such file"),
         (("find", "--out", "."), "is a folder"),
+        (("find", "--preset", "smoke", "--pattern", "2:4", "--sparsity", "0.7"), "2:4 removes 0.5 of the weights"),
+        (("find", "--preset", "smoke", "--pattern", "block-3x1"), "can't be pruned in blocks of 3 × 1"),
+        (("find", "--preset", "smoke", "--pattern", "half"), "unknown pattern 'half'"),
         (("study", "run", "smoke", "--name", "../out"), "can't be called"),
         (("study", "run", "smoke", "--set", 'split="tset"'), "dev or test"),
         (("study", "run", "smoke", "--set", "training.betas=[2.0, 3.0]"), "must be in [0, 1)"),

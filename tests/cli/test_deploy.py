@@ -69,6 +69,24 @@ def test_a_packed_file_scores_as_its_ticket_does_to_the_last_example(
     assert scored[0]["accuracy"] == scored[1]["accuracy"] == pytest.approx(found[ticket].mean())
 
 
+def test_a_packed_file_is_shown_verified_and_compared_as_a_ticket_file_is(
+    ticket: Path, vltickets: Run, tmp_path: Path
+) -> None:
+    small, dense = tmp_path / "b.safetensors", tmp_path / "dense.safetensors"
+    done(vltickets("deploy", "pack", ticket, "--out", small, "--values", "bf16"))
+    done(vltickets("deploy", "unpack", small, "--out", dense))
+    shown = json.loads(done(vltickets("ticket", "show", small, "--json")))
+    whole = json.loads(done(vltickets("ticket", "show", ticket, "--json")))
+    assert {name for name in shown if shown[name] != whole[name]} == {"file", "provenance"}
+    assert shown["provenance"] == whole["provenance"] | {"values": "bf16"}
+    assert "values rounded since to bf16" in done(vltickets("ticket", "show", small))
+    assert json.loads(done(vltickets("ticket", "verify", small, "--weights", dense, "--json")))["weights"] == "pruned"
+    compared = json.loads(done(vltickets("ticket", "compare", small, ticket, "--json")))
+    assert compared["overlap"][0][1] == 1
+    small.write_bytes(small.read_bytes()[:-1])
+    assert "is not a ticket, or damaged" in refused(vltickets("ticket", "verify", small))
+
+
 @pytest.mark.parametrize("out", ["dense.safetensors", "folder"])
 def test_a_packed_file_is_unpacked_into_the_ticket_s_weights(
     ticket: Path, vltickets: Run, tmp_path: Path, out: str

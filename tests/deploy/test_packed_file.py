@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from vltickets.backbones import prunable_shapes
-from vltickets.deploy import load_packed, packed_file, read_ticket, save_packed
+from vltickets.deploy import jit, load_packed, packed_file, read_ticket, save_packed, spreading
 from vltickets.errors import UserError
 from vltickets.specs import Uniter
 from vltickets.tickets import Mask, Ticket, prune, random_scores, save_ticket
@@ -79,7 +79,7 @@ def test_any_weights_come_back(
 
 
 def test_a_weight_that_is_spread_in_several_pieces_comes_back(tmp_path: Path) -> None:
-    shape = (3, packed_file.PIECE - 5)
+    shape = (3, spreading.PIECE - 5)
     keep = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.3
     weights = {"w": np.where(keep.numpy(), numbers(shape), np.float32(0))}
     save_packed(Ticket(None, Mask({"w": keep}), {}, weights), tmp_path / "p.safetensors")
@@ -234,3 +234,27 @@ def test_what_cannot_be_packed_is_refused_and_nothing_is_written(
     with pytest.raises(UserError, match="values 'int4' are not among"):
         save_packed(ticket(), tmp_path / "p.safetensors", values="int4")  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
+
+
+TARGETS = {"host": jit.host_target(), "avx2": jit.AVX2 if jit.processor().avx2 else None}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("values", [torch.float32, torch.bfloat16])
+@given(size=st.integers(1, 300), density=DENSITIES, seed=st.integers(0, 2**32 - 1))
+def test_compiled_and_plain_spreading_give_the_same_bits_and_read_no_value_too_many(
+    target: str, values: torch.dtype, size: int, density: float, seed: int
+) -> None:
+    if jit.host_target() is None or TARGETS[target] is None:
+        pytest.skip("no llvmlite, or not that processor")
+    rng = np.random.default_rng(seed)
+    keep = torch.from_numpy(rng.random((size, 3)) < density)
+    count = int(keep.sum())
+    around = torch.from_numpy(rng.normal(size=count + 40)).to(values)
+    around[count:] = torch.nan  # in memory behind the last value
+    bits = np.packbits(keep.numpy().ravel())
+    made = spreading.spreader(values, TARGETS[target])(bits, around[:count], keep)
+    plain = spreading.spreader(values, None)(bits, around[:count], keep)
+    assert same_bits(made.numpy(), plain.numpy())
+    assert torch.equal(made[keep], around[:count].float())
+    assert not made[~keep].view(torch.int32).any()

@@ -12,9 +12,11 @@ import pytest
 from rich.console import Console
 
 from vltickets.errors import UserError
-from vltickets.reports import markdown_table, print_table, read_results, rows_as_json
+from vltickets.reports import figure_svg, markdown_table, print_table, read_results, rows_as_json
 from vltickets.reports.finding import finding, warnings
+from vltickets.reports.page import page_html
 from vltickets.reports.results import Results
+from vltickets.reports.wording import VERDICTS, baseline
 from vltickets.store import Store
 from vltickets.studies.verdicts import judge
 
@@ -51,6 +53,20 @@ def test_rows_stand_in_the_protocols_order_and_chance_is_among_them(results: Res
     assert names[:4] == ["full", "full-2x", "imp", "random"]
     assert names[-3:] == ["theta0", "blind", "chance"]
     assert [row.sparsity for row in results.rows_of("imp")] == [0.1, 0.3, 0.5, 0.7, 0.9]
+
+
+def test_rows_of_patterns_follow_what_they_are_patterns_of_and_are_explained_and_drawn(build: Build) -> None:
+    patterned = {("imp-2:4", 0.5): 0.63, ("imp-block-4x1", 0.5): 0.6, ("random-2:4", 0.5): None}
+    truth = {("full", 0.0): 0.64, ("imp", 0.5): 0.65, ("random", 0.5): 0.6, ("one-shot", 0.5): 0.6}
+    results = read_results(build(truth | patterned), "demo")
+    shown = [row.baseline for row in results.rows if row.sparsity]
+    assert shown == ["imp", "imp-2:4", "imp-block-4x1", "random", "random-2:4", "one-shot"]
+    assert results.row("imp-2:4", 0.5).label in VERDICTS  # type: ignore[union-attr]
+    assert "exactly 2 of each 4 neighbours" in (baseline("imp-2:4") or "")
+    assert "blocks of 4 × 1" in (baseline("random-block-4x1") or "")
+    assert baseline("imp-half") is None
+    assert "imp-block-4x1" in figure_svg(results)
+    assert "random-2:4" in page_html(results)
 
 
 def test_the_verdicts_are_those_of_the_stores_items(store: Store, results: Results) -> None:

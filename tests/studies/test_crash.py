@@ -44,7 +44,7 @@ def deadly(function):
 if place == "training":
     loop.learning_rate = deadly(loop.learning_rate)
 elif place == "pruning":
-    work.prune_by_magnitude = deadly(work.prune_by_magnitude)
+    work._by_magnitude = deadly(work._by_magnitude)
 elif place == "writing":
     atomic.Path.replace = deadly(atomic.Path.replace)  # between a temporary file and its name
 main()

@@ -122,7 +122,7 @@ def swap_two_bits(arrays: dict[str, Any]) -> None:
         (lambda h: h["backbone"].update(hidden=2**62), nothing, "the mask is of another backbone"),
         (lambda h: h.update(prunable=1), nothing, "its header says prunable 1, its mask has"),
         (lambda h: h.update(sparsity=0.9), nothing, "its header says sparsity 0.9, its mask has 0.7"),
-        (lambda h: h.update(provenance=[]), nothing, "provenance and labels in its header are not JSON objects"),
+        (lambda h: h.update(provenance=[]), nothing, "provenance in its header is no JSON object"),
         (nothing, lambda a: a.update(code=np.ones(2)), "'code' is no part of a ticket"),
     ],
 )

@@ -20,7 +20,7 @@ WEIGHTS_HELP = "Carry the trained weights, if there are any; --no-weights: the m
 
 
 def verify(
-    file: Annotated[Path, typer.Argument(help="A ticket file.")],
+    file: Annotated[Path, typer.Argument(help="A ticket file, or a packed one.")],
     weights: Annotated[
         Path | None,
         typer.Option(help="A model's .safetensors file, or its save_pretrained folder: is it 0 where the mask prunes?"),
@@ -28,9 +28,10 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Check a ticket's counts, hashes, shapes, sparsity and zeros; exit code 2 where something does not match."""
-    from vltickets.tickets import check_weights, load_ticket
+    from vltickets.deploy import read_ticket
+    from vltickets.tickets import check_weights
 
-    ticket = load_ticket(file)
+    ticket = read_ticket(file)
     found = None if weights is None else check_weights(ticket, weights)
     if as_json:
         print(json.dumps(_summary(ticket, file) | {"weights": None if found is None else found.match}))

@@ -25,7 +25,12 @@ ticket_app = typer.Typer(no_args_is_help=True, help="Look at tickets, and compar
 
 
 def find(
-    sparsity: Annotated[float, typer.Option(help="Share of the prunable weights to remove, in (0, 1).")] = 0.7,
+    sparsity: Annotated[
+        float | None, typer.Option(help="Share of the prunable weights to remove, in (0, 1); 0.7 unless given.")
+    ] = None,
+    pattern: Annotated[
+        str, typer.Option(help="Which weights go together: 2:4 (half of them, in one step), block-4x1 …")
+    ] = "unstructured",
     out: Annotated[Path, typer.Option("--out", help="The ticket file to write.")] = Path("ticket.safetensors"),
     preset: Annotated[str, typer.Option(help="A preset or recipe that says task, start and training.")] = "demo",
     seed: Annotated[int, typer.Option(min=0, help="The seed of the search.")] = 0,
@@ -46,20 +51,32 @@ def find(
     from vltickets.studies.loading import load_ticket_study
     from vltickets.studies.run import plan_study, run_study
     from vltickets.studies.scoring import ticket_of
-    from vltickets.tickets import save_ticket, zeros_at
+    from vltickets.tickets import NofM, Unstructured, pattern_of, save_ticket, zeros_at
 
+    together = pattern_of(pattern)
+    if sparsity is None:
+        sparsity = together.sparsity if isinstance(together, NofM) else 0.7
+    if isinstance(together, NofM) and sparsity != together.sparsity:
+        raise UserError(f"the pattern {pattern} removes {together.sparsity:.4g} of the weights; leave --sparsity out")
     if zeros_at(sparsity, 1000) == 0:
         raise UserError(f"sparsity {sparsity} removes nothing; for 70 % write 0.7")
     if out.is_dir():
         raise UserError(f"{out} is a folder; name the file to write with --out FILE.safetensors")
     recipe = load_ticket_study(preset, tuple(settings or ()))
-    levels = (*(level for level in recipe.levels if level < sparsity), sparsity)
+    plain, levels = isinstance(together, Unstructured), tuple(level for level in recipe.levels if level < sparsity)
     study = changed(
-        recipe, levels=levels, random_levels=None, quoted=(sparsity,), seeds=(seed,), baselines=("full", "imp")
+        recipe,
+        levels=(*levels, sparsity),
+        random_levels=None,
+        quoted=(sparsity,),
+        seeds=(seed,),
+        baselines=("full", "imp") if plain else ("full",),
+        patterns=() if plain else (together.name,),
     )
     results = Store(store)
-    name = f"find-{Path(preset).stem}-{sparsity:g}-seed{seed}"
-    planned = plan_study(name, study, results, data, weights_of=("imp", sparsity, seed))
+    name = f"find-{Path(preset).stem}-{sparsity:g}-seed{seed}" + ("" if plain else f"-{pattern.replace(':', 'of')}")
+    searched = "imp" if plain else f"imp-{pattern}"
+    planned = plan_study(name, study, results, data, weights_of=(searched, sparsity, seed))
     console = screen(to_stderr=as_json)
     console.print(f"{len(planned.work)} runs to do ({planned.steps_left} steps)")
     with following([planned], console) as listen:  # in this process: a search's rounds follow one another
@@ -105,13 +122,13 @@ def evaluate(
 
 @ticket_app.command("show")
 def show(
-    file: Annotated[Path, typer.Argument(help="A ticket file.")],
+    file: Annotated[Path, typer.Argument(help="A ticket file, or a packed one.")],
     as_json: JsonOption = False,
 ) -> None:
     """Verify a ticket file and say what it is and where it came from."""
-    from vltickets.tickets import load_ticket
+    from vltickets.deploy import read_ticket
 
-    ticket = load_ticket(file)
+    ticket = read_ticket(file)
     mask = ticket.mask
     tensors = {name: 1 - int(mask[name].count_nonzero()) / mask[name].numel() for name in mask}
     summary = {
@@ -137,6 +154,7 @@ def show(
             ("criterion", "criterion"),
             ("pattern", "pattern"),
             ("train", "tested by run"),
+            ("values", "values rounded since to"),
         )
         if name in known
     ]
@@ -195,11 +213,11 @@ def _store_with(what: str, store: Path) -> Store:
 
 def _mask(what: str, store: Path) -> tuple[BackboneSpec, Mask]:
     """Return the mask, with its backbone, of a ticket file or of a node of the store."""
+    from vltickets.deploy import read_ticket
     from vltickets.studies.scoring import mask_of
-    from vltickets.tickets import load_ticket
 
     if _is_file(what):
-        ticket = load_ticket(Path(what))
+        ticket = read_ticket(Path(what))
         if ticket.backbone is None:
             raise UserError(f"{what} is a ticket of a module of your own, which has no known layers to compare by")
         return ticket.backbone, ticket.mask

@@ -20,18 +20,19 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 
+from vltickets.deploy.jit import host_target
+from vltickets.deploy.spreading import spreader
 from vltickets.errors import UserError
 from vltickets.store import write_file
 from vltickets.tickets import Mask, Ticket, load_ticket
+from vltickets.tickets.headers import masked_shapes, read_header, whose
 from vltickets.tickets.mask import packed_digest
-from vltickets.tickets.ticket_file import masked_shapes, whose
 
 KEY = "vltickets-packed"
 PACKED_FORMAT = 2  # 1: a backbone of the package; 2: any other module, whose shapes the header has
 FIELDS = {"values", "kept", "pruned", "prunable", "mask", "provenance", "labels", "parts", "header"}
-PIECE = 1 << 16  # weights that are spread at a time
 KeptValues = Literal["fp32", "bf16"]
 TYPES: dict[KeptValues, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Parts = dict[str, torch.Tensor]
@@ -58,7 +59,7 @@ def save_packed(ticket: Ticket, path: Path | str, *, values: KeptValues = "fp32"
             tensor = torch.from_numpy(np.require(array, requirements=("C", "W")))
             parts[f"dense.{name}"] = tensor.to(TYPES[values]) if tensor.dtype == torch.float32 else tensor
     mask = ticket.mask
-    header = whose(ticket) | {
+    header = whose(ticket.backbone, ticket.mask) | {
         "values": values,
         "kept": {name: parts[f"values.{name}"].numel() for name in mask},
         "pruned": mask.total - mask.kept,
@@ -70,7 +71,8 @@ def save_packed(ticket: Ticket, path: Path | str, *, values: KeptValues = "fp32"
         "parts": _hashes(parts),
     }
     header["header"] = _header_hash(header)
-    write_file(path, save(parts, {KEY: json.dumps(header, sort_keys=True)}))
+    text = json.dumps(header, sort_keys=True)
+    write_file(path, lambda temporary: save_file(parts, temporary, {KEY: text}))
 
 
 def load_packed(path: Path | str) -> Ticket:
@@ -159,18 +161,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Parts]:
         raise UserError(f"{path}: no such file") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is no packed file, or cut short ({error})") from None
-    try:
-        header = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: its header is not JSON ({error})") from None
-    if not isinstance(header, dict) or type(header.get("format")) is not int:
-        raise UserError(f"{path} is damaged: its header has no format number")
-    if not 1 <= header["format"] <= PACKED_FORMAT:
-        raise UserError(f"{path} has packed format {header['format']}, this vltickets reads up to {PACKED_FORMAT}")
-    if missing := (FIELDS | {"backbone" if header["format"] == 1 else "shapes"}) - set(header):
-        raise UserError(f"{path} is damaged: its header lacks {', '.join(sorted(missing))}")
-    if odd := [key for key in ("kept", "parts", "provenance", "labels") if not isinstance(header[key], dict)]:
-        raise UserError(f"{path} is damaged: {odd[0]} in its header is no JSON object")
+    header = read_header(text, path, "packed", newest=PACKED_FORMAT, fields=FIELDS)
     if header["values"] not in list(TYPES):
         raise UserError(f"{path} is damaged: its header says values {header['values']!r}, not {' or '.join(TYPES)}")
     if header["header"] != _header_hash(header):
@@ -207,32 +198,15 @@ def _unpacked(parts: Parts, mask: Mask, prefix: str, kept: torch.dtype) -> Parts
     def dense(part: torch.Tensor) -> torch.Tensor:
         return part.to(torch.float32, copy=True) if part.dtype == kept else part.clone()
 
-    def spread(name: str) -> torch.Tensor:
-        return _spread(parts[f"values.{name}"], mask[name])
+    spread = spreader(kept, host_target())
+
+    def masked(name: str) -> torch.Tensor:
+        return spread(parts[f"mask.{name}"].numpy(), parts[f"values.{name}"], mask[name])
 
     others = [name.removeprefix("dense.") for name in parts if name.startswith("dense.")]
     with _pool() as pool:
-        weights = dict(zip((prefix + name for name in mask), pool.map(spread, mask), strict=True))
+        weights = dict(zip((prefix + name for name in mask), pool.map(masked, mask), strict=True))
         return weights | dict(zip(others, pool.map(dense, (parts[f"dense.{name}"] for name in others)), strict=True))
-
-
-def _spread(values: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """Return zeros of the mask's shape, float32, with the values where it keeps.
-
-    A piece at a time, places first: `flatnonzero` of booleans has no branch for each weight, which no processor could
-    foresee. So it takes a third of the time of `masked_scatter_` or of boolean assignment; a piece stays in the cache.
-    """
-    weight = torch.zeros(
-        keep.shape
-    )  # torch's: numpy asks for huge pages, which cost twice the time where memory is full
-    kept, done = keep.view(-1).numpy(), 0
-    flat = weight.view(-1)
-    for start in range(0, len(kept), PIECE):
-        places = torch.from_numpy(np.flatnonzero(kept[start : start + PIECE]))
-        piece = values[done : done + len(places)]
-        flat[start : start + PIECE].scatter_(0, places, piece.float())
-        done += len(places)
-    return weight
 
 
 def _pool() -> ThreadPoolExecutor:

@@ -173,7 +173,8 @@ def _found_by(of: Mapping[str, Any]) -> str | None:
         search = "iterative pruning" if of.get("found_by") == "find_ticket" else "pruning without training"
         return f"{search}; criterion {_code(of['criterion'])}, pattern {_code(of.get('pattern', 'unstructured'))}"
     how = of.get("found_by")
-    return None if how is None else FOUND_BY.get(str(how), _code(how))
+    under = f"; pattern {_code(of['pattern'])}" if "pattern" in of else ""
+    return None if how is None else FOUND_BY.get(str(how), _code(how)) + under
 
 
 def _training(of: Mapping[str, Any]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from vltickets.reports.results import DENSE, Results, Row
 from vltickets.reports.style import GREY, INK, PAPER, drawing_style, png_bytes, svg_text
+from vltickets.reports.wording import PATTERNED
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ MARKS = {
     "one-shot": Mark("#7d6608", "P"),
     "full-2x": Mark(GREY, "*"),
 }
+PATTERN_MARKS = (Mark("#56b4e9", "h"), Mark("#e69f00", "d"), Mark("#004d40", "<"), Mark("#a05195", ">"))
 OPEN = "imp, not shown to reach 99 %"
 FLOORS = ("scratch", "blind", "chance")
 LEARNING = ("full", "imp", "random")
@@ -70,18 +72,25 @@ def _axes(height: float, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 def _scores(results: Results) -> Figure:
     figure, axes = _axes(4.6, "sparsity: prunable weights removed (%)", f"{results.metric} (%)")
     with drawing_style():
-        drawn = [row for row in results.rows if row.mean is not None and row.baseline in MARKS]
-        _draw_curves(axes, results, drawn)
+        marks = _marks(results)
+        drawn = [row for row in results.rows if row.mean is not None and row.baseline in marks]
+        _draw_curves(axes, results, drawn, marks)
         lines = _reference_lines(results)
         _limit(axes, drawn, lines)
         _draw_lines(axes, results, lines)
-        _legend(axes)
+        _legend(axes, marks)
     return figure
 
 
-def _draw_curves(axes: Axes, results: Results, rows: Sequence[Row]) -> None:
-    single = [name for name in MARKS if sum(row.baseline == name for row in rows) == 1]
-    for name, mark in MARKS.items():
+def _marks(results: Results) -> dict[str, Mark]:
+    """Return the marks of what is drawn, with those of a study's patterns, as many as there are."""
+    patterns = list(dict.fromkeys(row.baseline for row in results.rows if PATTERNED.fullmatch(row.baseline)))
+    return MARKS | dict(zip(patterns, itertools.cycle(PATTERN_MARKS), strict=False))
+
+
+def _draw_curves(axes: Axes, results: Results, rows: Sequence[Row], marks: Mapping[str, Mark]) -> None:
+    single = [name for name in marks if sum(row.baseline == name for row in rows) == 1]
+    for name, mark in marks.items():
         mine = [row for row in rows if row.baseline == name]
         if not mine:
             continue
@@ -201,9 +210,9 @@ def _apart(values: Sequence[float], gap: float) -> list[float]:
     return places
 
 
-def _legend(axes: Axes) -> None:
+def _legend(axes: Axes, marks: Mapping[str, Mark]) -> None:
     found = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    labels = [name for name in dict.fromkeys(("imp", OPEN, *MARKS)) if name in found]
+    labels = [name for name in dict.fromkeys(("imp", OPEN, *marks)) if name in found]
     handles = [found[name] for name in labels]
     if handles:
         columns = min(4, len(handles))

@@ -55,7 +55,7 @@ def page_html(results: Results) -> str:
         machines=_machines(results),
         groups=_groups(results),
         recipe=list(flat(results.study.get("recipe") or {})),
-        baselines={name: text for name, text in wording.BASELINES.items() if results.rows_of(name)},
+        baselines={row.baseline: text for row in results.rows if (text := wording.baseline(row.baseline))},
         metric_text=wording.metric,
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vltickets.errors import UserError
-from vltickets.reports.wording import BASELINES
+from vltickets.reports import wording
 from vltickets.store import Record, Store
 from vltickets.store.store import check_format
 from vltickets.studies.verdicts import Verdict, highest_sparsity, judge
@@ -225,7 +225,5 @@ def _row(key: tuple[str, float], runs: list[Run], records: Mapping[str, Record],
     )
 
 
-def _place(row: Row) -> tuple[int, str, float]:
-    """Order rows as the protocol's table does, unknown baselines last."""
-    known = list(BASELINES)
-    return (known.index(row.baseline) if row.baseline in known else len(known), row.baseline, row.sparsity)
+def _place(row: Row) -> tuple[tuple[int, str], float]:
+    return wording.place(row.baseline), row.sparsity

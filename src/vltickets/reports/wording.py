@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from vltickets.studies.verdicts import Verdict
@@ -29,6 +30,8 @@ BASELINES: Mapping[str, str] = {
     "oracle": "A reader of the embedded world's true structure: the most that can be reached.",
 }
 
+PATTERNED = re.compile(r"(imp|random)-(?:(\d+):(\d+)|block-(\d+)x(\d+))")  # rows of a study's `patterns`
+
 VERDICTS: Mapping[str, str] = {
     "winning": "The whole interval of ticket − dense is at or above 0: trained alone, the ticket reaches the dense "
     "score.",
@@ -36,6 +39,23 @@ VERDICTS: Mapping[str, str] = {
     "not": "The whole interval of ticket − 99 % of dense is below 0.",
     "undecided": "The interval holds 0: these seeds and test items can't tell. One seed never can.",
 }
+
+
+def baseline(name: str) -> str | None:
+    """Return what a row of a report is, or None where there is no row of that name."""
+    found = PATTERNED.fullmatch(name)
+    if found is None:
+        return BASELINES.get(name)
+    source, n, m, rows, columns = found.groups()
+    kept = f"exactly {n} of each {m} neighbours in a row are kept" if m else f"blocks of {rows} × {columns} go whole"
+    return f"{BASELINES[source]} With a pattern: {kept}{', found in one step' if m and source == 'imp' else ''}."
+
+
+def place(name: str) -> tuple[int, str]:
+    """Return a row's place in a table: the protocol's order, patterns after what they are of, unknown ones last."""
+    known, found = list(BASELINES), PATTERNED.fullmatch(name)
+    plain = name if found is None else found[1]
+    return (known.index(plain) if plain in known else len(known), name)
 
 
 def score(value: float) -> str:

@@ -21,11 +21,13 @@ from vltickets.specs.backbones import (
 from vltickets.specs.coverage import PARTS, Part, Prunable
 from vltickets.specs.data import DataSpec, Folder, World
 from vltickets.specs.nodes import (
+    UNSTRUCTURED,
     Fresh,
     Imported,
     MaskSource,
     Node,
     OneShot,
+    PatternName,
     Prune,
     RandomMask,
     Recipe,
@@ -67,6 +69,7 @@ __all__ = [
     "PARTS",
     "SIZES",
     "TASK_KINDS",
+    "UNSTRUCTURED",
     "Adversarial",
     "BackboneSpec",
     "Corpora",
@@ -88,6 +91,7 @@ __all__ = [
     "Objectives",
     "OneShot",
     "Part",
+    "PatternName",
     "Pixels",
     "Place",
     "Pretraining",

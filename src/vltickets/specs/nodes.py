@@ -15,6 +15,12 @@ from vltickets.specs.backbones import BackboneSpec
 from vltickets.specs.spec import Spec
 from vltickets.specs.tasks import TaskSpec
 
+UNSTRUCTURED = "unstructured"
+# Which weights go together, as `tickets/patterns.py` reads it: single ones, "2:4", "block-4x1" (outputs x inputs).
+PatternName = Annotated[
+    str, Field(pattern=r"^(unstructured|[1-9]\d{0,3}:[1-9]\d{0,3}|block-[1-9]\d{0,3}x[1-9]\d{0,3})$")
+]
+
 
 class Recipe(Spec):
     """How a model is trained. The defaults follow the official UNITER fine-tuning code where it has one.
@@ -134,6 +140,7 @@ class Prune(Spec):
     kind: Literal["prune"] = "prune"
     train: Train
     sparsity: float = Field(ge=0, lt=1)
+    pattern: PatternName = UNSTRUCTURED
 
 
 class OneShot(Spec):
@@ -144,6 +151,7 @@ class OneShot(Spec):
     backbone: BackboneSpec
     start: Start
     sparsity: float = Field(ge=0, lt=1)
+    pattern: PatternName = UNSTRUCTURED
 
 
 class RandomMask(Spec):
@@ -155,6 +163,13 @@ class RandomMask(Spec):
     sparsity: float = Field(ge=0, lt=1)
     seed: int = 0
     like: MaskSource | None = None
+    pattern: PatternName = UNSTRUCTURED
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> RandomMask:
+        if self.like is not None and self.pattern != UNSTRUCTURED:
+            raise ValueError("a random mask has the counts of another mask (`like`) or a pattern, not both")
+        return self
 
 
 MaskSource = Annotated[Prune | OneShot | RandomMask, Field(discriminator="kind")]

@@ -5,18 +5,23 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, flush it to the disk, and rename it into place."""
+def write_file(path: Path, content: bytes | Callable[[Path], object]) -> None:
+    """Write a file under a temporary name, flush it to the disk, and rename it into place.
+
+    `content` is the bytes, or a function that writes them to the path it is given: large ones without a copy.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _unused(path)
     try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
+        if isinstance(content, bytes):
+            temporary.write_bytes(content)
+        else:
+            content(temporary)
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:

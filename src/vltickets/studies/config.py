@@ -11,12 +11,14 @@ from vltickets.errors import UserError
 from vltickets.specs import (
     OFFICIAL_OBJECTIVES,
     TASK_KINDS,
+    UNSTRUCTURED,
     BackboneSpec,
     Corpora,
     HuggingFace,
     Lxmert,
     LxmertObjectives,
     Objectives,
+    PatternName,
     Prunable,
     Recipe,
     Spec,
@@ -214,6 +216,7 @@ class Study(Common):
 
     `levels` are the rounds of the search and the sparsities of `imp`: a list, or in a recipe a table that `Schedule`
     describes; `random` runs at them too unless `random_levels` names fewer; the other sparse baselines run at `quoted`.
+    `patterns` ("2:4", "block-4x1") are searched for beside single weights: blocks at the same levels, n:m at its own.
     """
 
     study: Literal["first-ticket"] = "first-ticket"
@@ -223,12 +226,17 @@ class Study(Common):
     random_levels: tuple[float, ...] | None = None
     quoted: tuple[float, ...] = (0.7,)
     baselines: tuple[Baseline, ...] = ("full", "full-2x", "blind", "imp", "random", "shuffled-within", "one-shot")
+    patterns: tuple[PatternName, ...] = Field(
+        (), description="each adds rows imp-PATTERN and, with random, random-PATTERN"
+    )
     rewind: float = Field(0.0, ge=0, lt=1, description="share of the steps to rewind to, instead of θ₀")
 
     @model_validator(mode="after")
     def _sound(self) -> Study:
         self.among_levels("quoted", self.quoted)
         self.among_levels("random_levels", self.random_levels or ())
+        if odd := [one for one in self.patterns if self.patterns.count(one) > 1 or one == UNSTRUCTURED]:
+            raise ValueError(f"patterns = {self.patterns}: {odd[0]!r} is there twice (single weights are `imp`)")
         stages = self.pretraining if self.start == "pretrained" else None
         if "text-only" in self.baselines and stages is not None and stages.text is None and stages.start is None:
             raise ValueError("the baseline text-only needs a table [pretraining.text]: the weights θ₀ started from")

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from vltickets.backbones import prunable_shapes
 from vltickets.specs import (
+    UNSTRUCTURED,
     DataSpec,
     Fresh,
     MaskSource,
     OneShot,
+    PatternName,
     Prune,
     RandomMask,
     Recipe,
@@ -24,14 +27,19 @@ from vltickets.specs import (
 from vltickets.studies.config import Study
 from vltickets.studies.graph import Cell
 from vltickets.studies.starts import starts
-from vltickets.tickets import iterative_magnitude_pruning
+from vltickets.tickets import NofM, iterative_magnitude_pruning, pattern_of
 
 RANDOM_START = 1_000_000  # far from pre-training's seed: random-start must not be what θ₀ was pre-trained from
 
 
 def first_ticket(study: Study, data: DataSpec) -> Iterator[Cell]:
-    """Yield every cell of the study: each baseline, sparsity and seed, and the training that gives its number."""
+    """Yield every cell of the study: each baseline, sparsity and seed, and the training that gives its number.
+
+    A pattern that does not fit the backbone's shapes is a `UserError`.
+    """
     theta0, text_only = starts(study, data)
+    for pattern in study.patterns:
+        pattern_of(pattern).check(prunable_shapes(study.shape), _levels(study, pattern))
     for seed in study.seeds:
         yield from _one_seed(study, data, theta0, text_only, seed)
 
@@ -56,16 +64,10 @@ def _one_seed(study: Study, data: DataSpec, theta0: Start, text_only: Start | No
     yield from cell("blind", 0.0, changed(full, task=study.task_on(data, blind=True)))
 
     rewound = _rewound(study, full)
-    rounds = iterative_magnitude_pruning(
-        train=lambda mask: full if mask is None else train(rewound, mask),
-        prune=lambda trained, sparsity: Prune(train=trained, sparsity=sparsity),
-        levels=study.levels,
-    )
-    for step in rounds:
-        sparsity, mask = step.sparsity, step.mask
+    for sparsity, mask in _search(study, full, rewound):
         # The training of the next round under this mask is the evaluation of this ticket: the same node, run once.
         yield from cell("imp", sparsity, train(rewound, mask))
-        if study.random_levels is None or sparsity in study.random_levels:
+        if sparsity in _random_levels(study):
             random = RandomMask(backbone=study.shape, sparsity=sparsity, seed=seed)
             yield from cell("random", sparsity, train(theta0, random))
         if sparsity in study.quoted:
@@ -78,6 +80,36 @@ def _one_seed(study: Study, data: DataSpec, theta0: Start, text_only: Start | No
             yield from cell("shuffled-all", sparsity, train(Shuffled(start=theta0, scope="all", seed=seed), mask))
             yield from cell("random-start", sparsity, train(Fresh(seed=RANDOM_START + seed), mask))
             yield from cell("one-shot", sparsity, train(theta0, one_shot))
+    for pattern in study.patterns:
+        for sparsity, mask in _search(study, full, rewound, pattern):
+            yield Cell(f"imp-{pattern}", sparsity, seed, train(rewound, mask))
+            if "random" in wanted and sparsity in _random_levels(study, pattern):
+                random = RandomMask(backbone=study.shape, sparsity=sparsity, seed=seed, pattern=pattern)
+                yield Cell(f"random-{pattern}", sparsity, seed, train(theta0, random))
+
+
+def _search(
+    study: Study, full: Train, start: Start, pattern: PatternName = UNSTRUCTURED
+) -> Iterator[tuple[float, MaskSource]]:
+    """Yield each round's sparsity and mask; the first round is the dense run, the others start from θ₀ or θᵢ."""
+    rounds = iterative_magnitude_pruning(
+        train=lambda mask: full if mask is None else changed(full, start=start, mask=mask),
+        prune=lambda trained, sparsity: Prune(train=trained, sparsity=sparsity, pattern=pattern),
+        levels=_levels(study, pattern),
+    )
+    yield from ((step.sparsity, step.mask) for step in rounds)
+
+
+def _levels(study: Study, pattern: PatternName) -> tuple[float, ...]:
+    """Return the rounds of a search: the study's, or the one sparsity that n:m has."""
+    found = pattern_of(pattern)
+    return (found.sparsity,) if isinstance(found, NofM) else study.levels
+
+
+def _random_levels(study: Study, pattern: PatternName = UNSTRUCTURED) -> tuple[float, ...]:
+    """Return the sparsities of random masks: of n:m its own."""
+    own = _levels(study, pattern)
+    return own if study.random_levels is None or own != study.levels else study.random_levels
 
 
 def _rewound(study: Study, full: Train) -> Start:

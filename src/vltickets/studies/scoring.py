@@ -12,7 +12,7 @@ import torch
 from vltickets.data import Vocabulary, open_folder, open_source
 from vltickets.deploy import read_ticket
 from vltickets.errors import UserError
-from vltickets.specs import TASK_KINDS, BackboneSpec, Node, Prune, Recipe, Train, canonical, parse
+from vltickets.specs import TASK_KINDS, UNSTRUCTURED, BackboneSpec, Node, Prune, Recipe, Train, canonical, parse
 from vltickets.store import Store
 from vltickets.studies.work import backbone_of, build_model, load_mask
 from vltickets.tasks import Evaluation, build_task
@@ -38,6 +38,8 @@ def ticket_of(node: Train, store: Store) -> Ticket:
     if isinstance(node.mask, Prune):
         provenance["found_on"] = canonical(node.mask.train.task)
         provenance["levels"] = _levels(node.mask)
+    if node.mask.pattern != UNSTRUCTURED:
+        provenance["pattern"] = node.mask.pattern
     return Ticket(
         node.backbone, load_mask(node.mask, store), provenance, store.weights(node.digest), store.labels(node.digest)
     )

@@ -29,7 +29,7 @@ from vltickets.specs import (
 )
 from vltickets.store import Record, Store
 from vltickets.tasks import Evaluation, Model, Task, build_task
-from vltickets.tickets import HoldZeros, Mask, initialise, prune, prune_by_magnitude, prune_like, random_scores
+from vltickets.tickets import HoldZeros, Mask, initialise, pattern_of, prune_like, random_scores
 from vltickets.tickets.initialisations import start_tensors
 from vltickets.training import Checkpoint, Progress, evaluate, train
 
@@ -99,13 +99,13 @@ def _run_mask(node: MaskSource, store: Store) -> None:
             arrays = store.weights(node.train.digest)
             so_far = Mask.dense(shapes) if node.train.mask is None else load_mask(node.train.mask, store)
             weights = {name: torch.from_numpy(arrays[f"backbone.{name}"].copy()) for name in shapes}
-            mask = prune_by_magnitude(weights, so_far, node.sparsity)
+            mask = _by_magnitude(weights, so_far, node)
         case OneShot():
-            mask = prune_by_magnitude(_start_weights(node, shapes, store), Mask.dense(shapes), node.sparsity)
+            mask = _by_magnitude(_start_weights(node, shapes, store), Mask.dense(shapes), node)
         case RandomMask():
             scores = random_scores(stream_seed("random-mask", node.seed), shapes)
             if node.like is None:
-                mask = prune(scores, Mask.dense(shapes), node.sparsity)
+                mask = pattern_of(node.pattern).prune(scores, Mask.dense(shapes), node.sparsity)
             else:
                 mask = prune_like(scores, load_mask(node.like, store))
     metrics = {"sparsity": mask.sparsity, "pruned": float(mask.total - mask.kept), "prunable": float(mask.total)}
@@ -118,6 +118,10 @@ def _run_mask(node: MaskSource, store: Store) -> None:
         machine=machine(),
     )
     store.finish(node, record, {"mask": mask.packed()})
+
+
+def _by_magnitude(weights: dict[str, torch.Tensor], mask: Mask, node: Prune | OneShot) -> Mask:
+    return pattern_of(node.pattern).prune(lambda name: weights[name].abs(), mask, node.sparsity)
 
 
 def _start_weights(node: OneShot, shapes: dict[str, tuple[int, ...]], store: Store) -> dict[str, torch.Tensor]:

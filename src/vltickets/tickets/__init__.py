@@ -6,7 +6,7 @@ from vltickets.tickets.criteria import CRITERIA, Criterion, Evidence, Movement, 
 from vltickets.tickets.holding import HoldZeros
 from vltickets.tickets.initialisations import initialise, shipped
 from vltickets.tickets.mask import Mask
-from vltickets.tickets.patterns import Block, NofM, Pattern, Unstructured
+from vltickets.tickets.patterns import Block, NofM, Pattern, Unstructured, pattern_of
 from vltickets.tickets.pruning import prune, prune_by_magnitude, prune_like, random_scores, zeros_at
 from vltickets.tickets.schedules import custom, geometric, linear, one_shot, schedule_levels
 from vltickets.tickets.search import find_ticket, iterative_magnitude_pruning, prune_module
@@ -41,6 +41,7 @@ __all__ = [
     "load_ticket",
     "one_shot",
     "overlap",
+    "pattern_of",
     "prune",
     "prune_by_magnitude",
     "prune_like",

@@ -1,8 +1,12 @@
-"""Which weights must go together: single ones, n of m in a row, whole blocks. Each prunes to an exact count."""
+"""Which weights must go together: single ones, n of m in a row, whole blocks. Each prunes to an exact count.
+
+Each has a name, by which recipes, nodes, ticket files and the command line say it: "unstructured", "2:4", "block-4x1".
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -112,29 +116,31 @@ class NofM:
 
 @dataclass(frozen=True)
 class Block:
-    """Blocks of `size` × `size` removed whole (Gray et al. 2017); a block's score is the sum of its weights' scores.
+    """Blocks of `rows` outputs × `columns` inputs removed whole (Gray et al. 2017).
 
-    Of B blocks exactly round(s · B) go, so size² times as many weights; later masks are subsets of earlier ones.
+    A block's score is the sum of its weights' scores. Of B blocks exactly round(s · B) go, so rows · columns times as
+    many weights; later masks are subsets of earlier ones.
     """
 
-    size: int = 16
+    rows: int = 16
+    columns: int = 16
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise UserError(f"a block has a size of 1 or more, not {self.size}")
+        if self.rows < 1 or self.columns < 1:
+            raise UserError(f"a block has sides of 1 or more, not {self.rows} × {self.columns}")
 
     @property
     def name(self) -> str:
-        """As "block 16"."""
-        return f"block {self.size}"
+        """As "block-16x16": outputs, inputs."""
+        return f"block-{self.rows}x{self.columns}"
 
     def check(self, shapes: Shapes, levels: Iterable[float]) -> None:
         """Raise `UserError` where a weight doesn't divide into blocks, or a level is not a sparsity."""
         for name, shape in shapes.items():
-            if len(shape) != 2 or shape[0] % self.size or shape[1] % self.size:
+            if len(shape) != 2 or shape[0] % self.rows or shape[1] % self.columns:
                 raise UserError(
-                    f"{name} of shape {shape} can't be pruned in blocks of {self.size} × {self.size}: that needs a "
-                    f"matrix whose sides divide by {self.size}; leave it out with `prunable`"
+                    f"{name} of shape {shape} can't be pruned in blocks of {self._size}: that needs a matrix whose "
+                    "sides divide by the block's; leave it out with `prunable`"
                 )
         for level in levels:
             zeros_at(level, 1)
@@ -147,22 +153,43 @@ class Block:
             cells = self._cells(mask[name])
             kept[name] = cells.any(3).any(1)
             if not torch.equal(kept[name], cells.all(3).all(1)):
-                raise UserError(f"the mask so far cuts through blocks of {self.size} × {self.size} in {name}")
+                raise UserError(f"the mask so far cuts through blocks of {self._size} in {name}")
         blocks = Mask(kept)
 
         def sums(name: str) -> torch.Tensor:
             return self._cells(scores(name).detach().cpu().double()).sum((1, 3))
 
         found = prune(ranked(sums, blocks, within), blocks, sparsity)
-        size = self.size
-        return Mask({name: found[name].repeat_interleave(size, 0).repeat_interleave(size, 1) for name in found})
+        repeated = {name: found[name].repeat_interleave(self.rows, 0) for name in found}
+        return Mask({name: rows.repeat_interleave(self.columns, 1) for name, rows in repeated.items()})
+
+    @property
+    def _size(self) -> str:
+        return f"{self.rows} × {self.columns}"
 
     def _cells(self, tensor: torch.Tensor) -> torch.Tensor:
         rows, columns = tensor.shape
-        return tensor.reshape(rows // self.size, self.size, columns // self.size, self.size)
+        return tensor.reshape(rows // self.rows, self.rows, columns // self.columns, self.columns)
 
 
 UNSTRUCTURED = Unstructured()
+
+
+def pattern_of(pattern: str | Pattern) -> Pattern:
+    """Return a pattern by its name, or as it is; an unknown name is a `UserError`.
+
+    >>> pattern_of("2:4"), pattern_of("block-4x1")
+    (NofM(n=2, m=4), Block(rows=4, columns=1))
+    """
+    if not isinstance(pattern, str):
+        return pattern
+    if pattern == UNSTRUCTURED.name:
+        return UNSTRUCTURED
+    found = re.fullmatch(r"(?:(\d{1,4}):(\d{1,4})|block-(\d{1,4})x(\d{1,4}))", pattern)
+    if found is None:
+        raise UserError(f"unknown pattern {pattern!r}; there are unstructured, n:m as 2:4, and blocks as block-4x1")
+    first, second = (int(number) for number in found.groups() if number is not None)
+    return NofM(first, second) if ":" in pattern else Block(first, second)
 
 
 def places(values: torch.Tensor) -> torch.Tensor:

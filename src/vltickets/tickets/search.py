@@ -19,7 +19,7 @@ from vltickets.errors import UserError
 from vltickets.tickets.criteria import Criterion, Evidence, Loss, Movement, criterion_of
 from vltickets.tickets.holding import HoldZeros, linear_weights, weights_of
 from vltickets.tickets.mask import Mask
-from vltickets.tickets.patterns import UNSTRUCTURED, NofM, Pattern
+from vltickets.tickets.patterns import UNSTRUCTURED, NofM, Pattern, pattern_of
 from vltickets.tickets.pruning import zeros_at
 from vltickets.tickets.schedules import custom, schedule_levels
 from vltickets.tickets.ticket_file import Ticket
@@ -61,7 +61,7 @@ def find_ticket(
     *,
     schedule: str | None = None,
     criterion: str | Criterion = "magnitude",
-    pattern: Pattern = UNSTRUCTURED,
+    pattern: str | Pattern = UNSTRUCTURED,
     batches: Iterable[Any] | None = None,
     loss: Loss | None = None,
     seed: int = 0,
@@ -77,10 +77,10 @@ def find_ticket(
     The rounds' sparsities are `levels`, or those of a `schedule` ("linear": 10 % of the original weights a round,
     unless given; "geometric", "one-shot") up to `sparsity` (0.9 unless given). `criterion` names how weights are
     scored after each round (`tickets/criteria.py`; SNIP needs `batches` and `loss`, Wanda `batches`), `pattern` which
-    go together (`tickets/patterns.py`; n:m is reached in one round). `prunable` names the weights to prune: every
-    `nn.Linear` weight unless given. Raises `UserError` before any training where these do not fit together.
+    go together (`tickets/patterns.py`, or by name: "2:4"; n:m is reached in one round). `prunable` names the weights to
+    prune: every `nn.Linear` weight unless given. Raises `UserError` before any training where these don't fit together.
     """
-    chosen = criterion_of(criterion)
+    chosen, pattern = criterion_of(criterion), pattern_of(pattern)
     weights, dense = _prunable(model, prunable)
     levels = _levels(sparsity, levels, schedule, pattern)
     pattern.check(dense.shapes, levels)
@@ -114,7 +114,7 @@ def prune_module(
     sparsity: float | None = None,
     *,
     criterion: str | Criterion = "magnitude",
-    pattern: Pattern = UNSTRUCTURED,
+    pattern: str | Pattern = UNSTRUCTURED,
     batches: Iterable[Any] | None = None,
     loss: Loss | None = None,
     movement: Movement | None = None,
@@ -127,7 +127,7 @@ def prune_module(
     `vltickets.prune`. Arguments are those of `find_ticket`; `movement` is a recorder that was around your loop, and
     `so_far` a ticket of which the new one shall be a part. `sparsity` may be left out where the pattern has its own.
     """
-    chosen = criterion_of(criterion)
+    chosen, pattern = criterion_of(criterion), pattern_of(pattern)
     weights, dense = _prunable(model, prunable)
     if so_far is not None:
         weights, dense = weights_of(model, so_far.mask), so_far.mask

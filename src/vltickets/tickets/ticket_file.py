@@ -19,15 +19,15 @@ from safetensors.numpy import save
 from torch import nn
 from torch.optim import Optimizer
 
-from vltickets.backbones import prunable_shapes
 from vltickets.errors import UserError
-from vltickets.specs import BackboneSpec, HuggingFace, parse_backbone, weight_places
+from vltickets.specs import BackboneSpec
 from vltickets.store import write_file
+from vltickets.tickets.headers import masked_shapes, read_header, whose
 from vltickets.tickets.holding import HoldZeros, unwrapped, weights_of
 from vltickets.tickets.mask import Mask, packed_digest
 
 TICKET_FORMAT = 2
-MOST_LAYERS = 10_000  # of a backbone whose layers a ticket leaves alone
+FIELDS = frozenset({"mask", "pruned", "weights", "provenance", "labels"})
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def save_ticket(ticket: Ticket, path: Path) -> None:
     """Write a ticket; the file is visible whole or not at all."""
     arrays = {f"mask.{name}": bits for name, bits in ticket.mask.packed().items()}
     arrays |= {f"weights.{name}": array for name, array in ticket.weights.items()}
-    header = whose(ticket) | {
+    header = whose(ticket.backbone, ticket.mask) | {
         "sparsity": ticket.mask.sparsity,
         "pruned": ticket.mask.total - ticket.mask.kept,
         "prunable": ticket.mask.total,
@@ -98,7 +98,7 @@ def load_ticket(path: Path | str) -> Ticket:
     """
     path = Path(path)
     text, arrays = _read(path)
-    header = _header(text, path)
+    header = read_header(text, path, "ticket", newest=TICKET_FORMAT, fields=FIELDS)
     bits = {key.removeprefix("mask."): value for key, value in arrays.items() if key.startswith("mask.")}
     backbone, shapes = masked_shapes(header, len(bits), path)
     try:
@@ -122,26 +122,6 @@ def load_ticket(path: Path | str) -> Ticket:
     return Ticket(backbone, mask, header["provenance"], weights, header["labels"])
 
 
-def whose(ticket: Ticket) -> dict[str, Any]:
-    """Return what a header says of the model a mask is for: format and backbone, or format and shapes."""
-    if ticket.backbone:
-        return {"format": 1, "backbone": ticket.backbone.described()}
-    return {"format": 2, "shapes": {name: list(shape) for name, shape in ticket.mask.shapes.items()}}
-
-
-def masked_shapes(
-    header: dict[str, Any], tensors: int, path: Path
-) -> tuple[BackboneSpec | None, dict[str, tuple[int, ...]]]:
-    """Return the backbone (None of a module of one's own) and the shapes of the mask, of `tensors`, a header speaks of.
-
-    Raises `UserError` where the header can't mean such a mask.
-    """
-    if header["format"] != 1:
-        return None, _shapes(header["shapes"], path)
-    backbone = parse_backbone(header["backbone"], str(path))
-    return backbone, _shapes_of(backbone, tensors, path)
-
-
 def _read(path: Path) -> tuple[str, dict[str, np.ndarray]]:
     """Return the header's text and the tensors of a ticket file."""
     try:
@@ -161,46 +141,11 @@ def _read(path: Path) -> tuple[str, dict[str, np.ndarray]]:
     return text, arrays
 
 
-def _header(text: str, path: Path) -> dict[str, Any]:
-    try:
-        header = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: its header is not JSON ({error})") from None
-    if not isinstance(header, dict) or not isinstance(header.get("format"), int):
-        raise UserError(f"{path} is damaged: its header has no format number")
-    if header["format"] > TICKET_FORMAT:
-        raise UserError(f"{path} has ticket format {header['format']}, this vltickets reads up to {TICKET_FORMAT}")
-    whose = "backbone" if header["format"] == 1 else "shapes"
-    if missing := {whose, "mask", "pruned", "weights", "provenance", "labels"} - set(header):
-        raise UserError(f"{path} is damaged: its header lacks {', '.join(sorted(missing))}")
-    if not isinstance(header["provenance"], dict) or not isinstance(header["labels"], dict):
-        raise UserError(f"{path} is damaged: provenance and labels in its header are not JSON objects")
-    return header
-
-
 def _check_sizes(header: dict[str, Any], mask: Mask, path: Path) -> None:
     """Refuse a header that says other sizes than the mask has; old ones may leave them out."""
     for what, found in (("prunable", mask.total), ("sparsity", mask.sparsity)):
         if header.get(what, found) != found:
             raise UserError(f"{path} is damaged: its header says {what} {header[what]}, its mask has {found}")
-
-
-def _shapes_of(backbone: BackboneSpec, tensors: int, path: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a backbone's prunable weights, unless it has more layers than the file can mean."""
-    sizes = backbone.model_dump() | dict(backbone.options if isinstance(backbone, HuggingFace) else ())
-    layers = sum(count for name, count in sizes.items() if name.endswith("layers"))
-    if layers > (tensors if "encoder" in backbone.prunable else MOST_LAYERS):  # before a place is made for each
-        raise UserError(f"{path} is damaged: its header says {layers} layers, its mask has {tensors} tensors")
-    if isinstance(backbone, HuggingFace):  # its adapter knows its shapes; that needs transformers
-        return prunable_shapes(backbone)
-    return {name: place.shape for name, place in weight_places(backbone).items()}
-
-
-def _shapes(found: Any, path: Path) -> dict[str, tuple[int, ...]]:
-    shapes = found.values() if isinstance(found, dict) else [None]
-    if not all(isinstance(shape, list) and all(type(side) is int and side >= 0 for side in shape) for shape in shapes):
-        raise UserError(f"{path} is damaged: the shapes in its header are not lists of whole numbers")
-    return {name: tuple(shape) for name, shape in found.items()}
 
 
 def _digest(arrays: dict[str, np.ndarray]) -> str:
