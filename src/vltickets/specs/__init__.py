@@ -35,6 +35,7 @@ from vltickets.specs.nodes import (
     Start,
     Train,
     Trained,
+    dense_of,
     parents,
 )
 from vltickets.specs.parsing import node_from_json, parse, parse_backbone, read_toml, with_setting
@@ -114,6 +115,7 @@ __all__ = [
     "canonical",
     "changed",
     "covering",
+    "dense_of",
     "differences",
     "hash_json",
     "named",
