@@ -110,7 +110,9 @@ def bench(
     )
     rows = _rows(tickets or [], size, sparsity or [0.7, 0.8, 0.9], what, store)
     if figure:
-        _draw(rows, figure)
+        from vltickets.reports.speedups import draw_speedups
+
+        draw_speedups(rows, figure)
     if as_json:
         print(json.dumps(rows, indent=1))
         return
@@ -164,26 +166,27 @@ def _show(rows: Sequence[Row]) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     own = ("task", "size", "score", "dense") if of_tickets else ()
     ratios = tuple(f"x {SHORT[rival]}" for rival in RIVALS if any(row[f"speedup_vs_{rival}"] for row in rows))
-    for name in (*own, "sparse", "batch", "tokens", *ratios, "MB", "fastest"):
-        table.add_column(name, justify="left" if name in ("task", "size", "fastest") else "right", no_wrap=True)
+    for name in (*own, "sparse", "batch", *ratios, "MB"):
+        table.add_column(name, justify="left" if name in ("task", "size") else "right", no_wrap=True)
     for row in rows:
-        mine = (str(row["task"]), row["size"], _score(row["accuracy"]), _score(row["dense_accuracy"]))
         table.add_row(
-            *(mine if of_tickets else ()),
+            *(_whose(row) if of_tickets else ()),
             f"{row['sparsity']:.1%}",
-            str(row["batch"]),
-            str(row["tokens"]),
+            f"{row['batch']}x{row['tokens']}",
             *(_ratio(row, rival) for rival in RIVALS if f"x {SHORT[rival]}" in ratios),
             f"{row['bytes'] / 1e6:.{1 if row['bytes'] > 1e7 else 2}f}",
-            SHORT.get(row["fastest"], "sparse"),
         )
     console.print(table)
     for line in _notes(rows):
         console.print(line, soft_wrap=True)
 
 
+def _whose(row: Row) -> tuple[str, ...]:
+    return row["task"] or "-", row["size"], _score(row["accuracy"]), _score(row["dense_accuracy"])
+
+
 def _score(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def _ratio(row: Row, rival: str) -> str:
@@ -201,7 +204,8 @@ def _notes(rows: Sequence[Row]) -> list[str]:
             f"{name}, {row['file_bytes'] / 1e6:.2f} MB on disk"
             for name, row in {row["weights"]: row for row in rows}.items()
         )
-        whose += f". Scores: {first['metric'] or 'as the ticket says'}, of the ticket and of the dense model. "
+        metrics = ", ".join(dict.fromkeys(row["metric"] or "unknown" for row in rows))
+        whose += f". Score, dense: {metrics} of the ticket and of the dense model, in %. "
     else:
         whose = f"Random weights of UNITER's size {first['size']}, under random masks. "
     kept = ", ".join(
@@ -210,8 +214,9 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     )
     lines = [
         f"{whose}{first['threads']} thread(s) of {has.name}, {first['values']} values.",
-        "x: dense time / sparse time, median over turns ± half the quartiles' distance, against dense torch fp32, "
-        "onnxruntime fp32, onnxruntime's dynamic int8, and torch bf16; the last two's results differ from the model's.",
+        "batch: examples x tokens of each. x: dense time / sparse time, median over turns ± half the quartiles' "
+        "distance, against dense torch fp32, onnxruntime fp32, onnxruntime's dynamic int8, and torch bf16; the last "
+        "two's results differ from the model's.",
         f"Matrices: {kept}. Dense fp32: {first['dense_bytes'] / 1e6:.1f} MB. Largest difference from the dense states: "
         f"{max(row['largest_difference'] for row in rows):.1e}.",
     ]
@@ -227,38 +232,3 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     if host_target() is None:
         lines.append("No kernel can be compiled here (llvmlite or fused multiply-add is missing): plain torch ran.")
     return lines
-
-
-def _draw(rows: Sequence[Row], path: Path) -> None:
-    """Draw speed-up against sparsity, a line for each batch and rival."""
-    from matplotlib.figure import Figure
-
-    from vltickets.reports.style import drawing_style, png_bytes, svg_text
-
-    with drawing_style():
-        made = Figure(figsize=(6, 3.6), layout="constrained")
-        axes = made.subplots()
-        for style, (rival, name) in zip(("-", "--", ":", "-."), RIVALS.items(), strict=True):
-            for k, (batch, tokens) in enumerate(sorted({(row["batch"], row["tokens"]) for row in rows})):
-                mine = [row for row in rows if (row["batch"], row["tokens"]) == (batch, tokens)]
-                mine = [row for row in mine if row[f"speedup_vs_{rival}"] is not None]
-                if mine:
-                    axes.errorbar(
-                        [row["sparsity"] for row in mine],
-                        [row[f"speedup_vs_{rival}"] for row in mine],
-                        [row[f"spread_vs_{rival}"] for row in mine],
-                        color=f"C{k}",
-                        linestyle=style,
-                        marker="o",
-                        markersize=4,
-                        label=f"against {name}, batch {batch}, {tokens} tokens",
-                    )
-        axes.axhline(1, color="0.6", linewidth=0.8)
-        axes.set_xlabel("sparsity of the encoder")
-        axes.set_ylabel("dense time / sparse time")
-        axes.set_title(f"Sparse encoder, {rows[0].get('size') or rows[0]['weights']}, {rows[0]['threads']} thread(s)")
-        axes.legend(fontsize=7)
-        if path.suffix == ".png":
-            path.write_bytes(png_bytes(made))
-        else:
-            path.write_text(svg_text(made, "bench"), encoding="utf-8")

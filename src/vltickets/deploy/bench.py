@@ -132,9 +132,9 @@ def _encoder_of(ticket: Ticket) -> Encoder:
 
 
 def _size(spec: Uniter) -> str:
-    """Return the name of a backbone's size, or its layers and width."""
+    """Return the name of a backbone's size, or its layers x width."""
     named = (name for name, one in BACKBONES.items() if one == spec)
-    return next(named, f"{spec.layers} layers of {spec.hidden}")
+    return next(named, f"{spec.layers}x{spec.hidden}")
 
 
 def _compile(encoder: Encoder, bench: Bench) -> SparseEncoder:
