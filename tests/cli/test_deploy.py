@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from typer.testing import CliRunner
 
+from vltickets.cli.main import app
 from vltickets.data import Source
+from vltickets.deploy import save_packed
+from vltickets.errors import UserError
 from vltickets.specs import Uniter, Vqa, World, canonical
 from vltickets.studies.scoring import score_ticket
 from vltickets.tasks import Model, Task
@@ -87,6 +91,47 @@ def test_a_packed_file_is_shown_verified_and_compared_as_a_ticket_file_is(
     assert "is not a ticket, or damaged" in refused(vltickets("ticket", "verify", small))
 
 
+def answered(*arguments: object) -> str:
+    """Return what `vltickets deploy run` printed, run within this process; its mistakes come as they were raised."""
+    run = CliRunner().invoke(app, ["deploy", "run", *map(str, arguments)], catch_exceptions=False)
+    assert run.exit_code == 0, run.output
+    return run.stdout
+
+
+def test_a_compiled_ticket_answers_as_the_dense_model_does(ticket: Path, small_world: Path, tmp_path: Path) -> None:
+    """Of the ticket file and of a packed one; what is written are the test's own ids, and answers of the vocabulary."""
+    packed, said = tmp_path / "p.safetensors", tmp_path / "said.jsonl"
+    save_packed(load_ticket(ticket), packed)
+    options = ("--data", small_world, "--split", "test", "--check")
+    row = json.loads(answered(ticket, *options, "--out", said, "--json"))
+    found = score_ticket(ticket, None, small_world, "test")
+    assert (row["task"], row["split"], row["metric"], row["items"]) == ("vqa", "test", "accuracy", len(found.items))
+    assert row["score"] == row["score_densely"] == pytest.approx(found.items.mean())
+    assert (row["answers_differ"], row["scores_differ"]) == (0, 0)
+    assert 0 < row["logits_differ"] < 1e-5 * row["largest_logit"]
+    assert row["matrices_sparse"] + row["matrices_dense"] == 12
+    parts = ("read", "build", "compile", "answer")
+    assert row["seconds_to_first"] == pytest.approx(sum(row[f"seconds_{part}"] for part in parts))
+    lines = [json.loads(line) for line in said.read_text().splitlines()]
+    asked = json.loads((small_world / "vqa" / "v2_OpenEnded_mscoco_test_questions.json").read_text())["questions"]
+    assert [line["id"] for line in lines] == [question["question_id"] for question in asked]
+    known = json.loads((small_world / "vqa" / "v2_mscoco_test_annotations.json").read_text())["annotations"]
+    right = {one["question_id"]: {given["answer"] for given in one["answers"]} for one in known}
+    assert all((line["answer"] in right[line["id"]]) == (line["score"] > 0) for line in lines)
+    assert [line["score"] for line in lines] == pytest.approx(found.items.tolist())
+    told = answered(packed, *options, "--values", "bf16", "--batch", 7, "--threads", 2)
+    assert "2 thread(s), bf16 values" in told
+    assert "computed densely: accuracy" in told
+    assert "to answer the first batch" in told
+    for mistake, says in (
+        (("--store", tmp_path), "name the data with --data DIR"),
+        (("--data", tmp_path, "--out", tmp_path), "name the file to write with --out"),
+        (("--data", small_world, "--out", ticket), "what is read"),
+    ):
+        with pytest.raises(UserError, match=says):
+            answered(ticket, *mistake)
+
+
 @pytest.mark.parametrize("out", ["dense.safetensors", "folder"])
 def test_a_packed_file_is_unpacked_into_the_ticket_s_weights(
     ticket: Path, vltickets: Run, tmp_path: Path, out: str
@@ -116,6 +161,7 @@ def test_mistakes_are_one_sentence_and_write_nothing(ticket: Path, vltickets: Ru
     out = tmp_path / "out"
     for command, says in (
         (("pack", tmp_path / "bare.safetensors", "--out", out), "a mask without trained weights"),
+        (("run", tmp_path / "bare.safetensors", "--data", tmp_path), "holds a mask without trained weights"),
         (("pack", ticket, "--out", ticket), "is what is read; name another file"),
         (("pack", ticket, "--out", tmp_path), "is a folder; name the file to write"),
         (("unpack", ticket, "--out", out), "is no packed file: it has no 'vltickets-packed' header"),

@@ -32,17 +32,21 @@ def run(*arguments: object) -> str:
     return done.stdout
 
 
-def ticket_file(path: Path) -> Path:
-    """Write a ticket of a toy UNITER that prunes every other weight."""
+def ticket_file(path: Path, spec: Uniter = SPEC, every: int = 2, **known: object) -> Path:
+    """Write a ticket of a toy UNITER that keeps one weight of `every` so many."""
     torch.manual_seed(0)
-    backbone = build_backbone(SPEC, vocabulary=20, region_width=8, dropout=0.0)
+    backbone = build_backbone(spec, vocabulary=20, region_width=8, dropout=0.0)
     mask = Mask(
-        {name: torch.arange(weight.numel()).view(weight.shape) % 2 > 0 for name, weight in backbone.prunable().items()}
+        {
+            name: torch.arange(weight.numel()).view(weight.shape) % every == 0
+            for name, weight in backbone.prunable().items()
+        }
     )
     mask.apply_(backbone.prunable())
     weights = {f"backbone.{name}": value.numpy() for name, value in backbone.state_dict().items()}
-    provenance = {"task": {"kind": "vqa"}, "metrics": {"score": 0.625}, "found_by": "prune"}
-    Ticket(SPEC, mask, provenance, weights).save(path)
+    metrics = {"score": 0.625, "accuracy": 0.625, "accuracy/yes": 0.5}
+    provenance = {"task": {"kind": "vqa"}, "metrics": metrics, "found_by": "prune", **known}
+    Ticket(spec, mask, provenance, weights).save(path)
     return path
 
 
@@ -66,15 +70,27 @@ def test_random_weights_are_measured_for_each_sparsity_and_batch(tmp_path: Path)
     assert "onnxruntime" in picture.read_text() or not HAS_ORT
 
 
-def test_a_ticket_is_measured_with_its_own_weights_and_named_with_its_score(tmp_path: Path) -> None:
-    path = ticket_file(tmp_path / "ticket.safetensors")
-    (row,) = json.loads(run(path, "--batch", 2, "--tokens", 9, "--turns", 2, "--json"))
-    assert (row["weights"], row["task"], row["score"], row["batch"]) == (str(path), "vqa", 0.625, 2)
-    assert row["sparsity"] == pytest.approx(0.5, abs=0.01)
-    assert row["file_bytes"] == path.stat().st_size
-    said = run(path, "--batch", 2, "--tokens", 9, "--turns", 2)
-    assert "task vqa, score 0.6250" in said
-    assert "50.0%" in said
+def test_tickets_are_measured_with_their_own_weights_and_named_with_their_scores(tmp_path: Path) -> None:
+    """Two of one backbone, one of another: each row is its own ticket's, with the dense score where that is known."""
+    half = ticket_file(tmp_path / "half.safetensors", dense={"score": 0.75})
+    other = ticket_file(tmp_path / "other.safetensors", Uniter(layers=1, hidden=16, heads=2, intermediate=32))
+    fourth = ticket_file(tmp_path / "fourth.safetensors", every=4)
+    picture = tmp_path / "bench.svg"
+    options = ("--batch", 2, "--tokens", 9, "--turns", 2, "--store", tmp_path)
+    rows = json.loads(run(half, other, fourth, *options, "--json", "--figure", picture))
+    assert [row["weights"] for row in rows] == [str(half), str(fourth), str(other)]
+    assert [round(row["sparsity"], 2) for row in rows] == [0.5, 0.75, 0.5]
+    assert [row["size"] for row in rows] == ["2x32", "2x32", "1x16"]
+    assert [row["dense_accuracy"] for row in rows] == [0.75, None, None]
+    for row, path in zip(rows, (half, fourth, other), strict=True):
+        assert (row["task"], row["metric"], row["accuracy"], row["batch"]) == ("vqa", "accuracy", 0.625, 2)
+        assert row["file_bytes"] == path.stat().st_size
+        assert 0 < row["largest_difference"] < 1e-4
+    assert "62.5" in picture.read_text()
+    said = run(half, *options)
+    assert "vqa  2x32  62.5  75.0  50.0%   2x9" in said
+    assert all(len(line) <= 80 for line in said.splitlines()[:2])
+    assert "half.safetensors" in said
 
 
 def test_mistakes_are_told_in_a_sentence(tmp_path: Path) -> None:

@@ -15,14 +15,14 @@ from torch.nn import functional
 
 import vltickets
 from vltickets.backbones import build_backbone
-from vltickets.backbones.uniter import Encoder, UniterBackbone, padding_bias
-from vltickets.data import Inputs
+from vltickets.backbones.uniter import Encoder, UniterBackbone, initialise_module, padding_bias
+from vltickets.data import Inputs, Source
 from vltickets.deploy import SparseEncoder, Target, compile_sparse, host_target, processor
 from vltickets.deploy.jit import AVX2
 from vltickets.deploy.norm import TiledNorm
 from vltickets.errors import UserError
-from vltickets.specs import Recipe, Uniter, Vilt
-from vltickets.tasks import Model, Task
+from vltickets.specs import Lxmert, Recipe, Uniter, Vilt, Vqa, World
+from vltickets.tasks import Model, Task, build_task
 from vltickets.training import evaluate, train
 
 Build = Callable[..., tuple[Model, Task]]
@@ -293,3 +293,98 @@ def test_a_vilt_has_the_same_outputs() -> None:
         dense, found = backbone(inputs), compiled(inputs)
     torch.testing.assert_close(found.pooled, dense.pooled, atol=1e-4, rtol=0)
     torch.testing.assert_close(found.sequence[dense.mask], dense.sequence[dense.mask], atol=1e-4, rtol=1e-4)
+
+
+LXMERT = Lxmert(language_layers=2, object_layers=1, cross_layers=2, hidden=32, heads=2, intermediate=96, positions=150)
+
+
+def lxmert(density: float = 0.3) -> nn.Module:
+    pytest.importorskip("transformers", reason="an LXMERT needs transformers (vltickets[hf])")
+    backbone = build_backbone(LXMERT, vocabulary=50, region_width=8, dropout=0.1).eval()
+    prune_(backbone.encoder, density, torch.Generator().manual_seed(0))
+    return backbone
+
+
+@each_way
+@pytest.mark.parametrize(
+    ("words", "regions"),
+    [([5, 9, 2], [3, 1, 7]), ([20] * 4, [36] * 4), ([64, 70, 3, 130], [1, 90, 40, 2]), ([1], [1])],
+    ids=["one tile", "no padding", "over edges", "smallest"],
+)
+def test_an_lxmert_has_the_same_states_of_words_and_of_regions(
+    target: Target | None, words: list[int], regions: list[int]
+) -> None:
+    """Both streams, their padding, and the pooled state; in used buffers too, and with several threads."""
+    backbone, inputs = lxmert(), batch(words, regions, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        dense = backbone(inputs)
+        for threads, minimum in ((1, 0.0), (2, None), (3, 1.1)):
+            compiled = compile_sparse(backbone, threads=threads, minimum_sparsity=minimum, target=target)
+            for _ in range(2):
+                found = compiled(inputs)
+                torch.testing.assert_close(found.words[inputs.token_mask], dense.words[inputs.token_mask], **CLOSE)
+                torch.testing.assert_close(
+                    found.regions[inputs.region_mask], dense.regions[inputs.region_mask], **CLOSE
+                )
+                torch.testing.assert_close(found.pooled, dense.pooled, **CLOSE)
+                assert not found.sequence[~dense.mask].any()
+
+
+CLOSE = {"atol": 1e-4, "rtol": 1e-4}
+
+
+def test_an_lxmert_reads_texts_without_images_as_before() -> None:
+    backbone, inputs = lxmert(), batch([5, 9, 2], [0, 0, 0], torch.Generator().manual_seed(1))
+    compiled = compile_sparse(backbone, minimum_sparsity=0)
+    with torch.no_grad():
+        dense, found = backbone(inputs), compiled(inputs)
+    torch.testing.assert_close(found.sequence[dense.mask], dense.sequence[dense.mask], **CLOSE)
+    torch.testing.assert_close(found.pooled, dense.pooled, **CLOSE)
+    assert compiled.encoder.chosen == {"sparse": 2 * 6 + 6 + 2 * (4 + 2 * 6), "dense": 0}
+
+
+def test_an_example_of_an_lxmert_is_answered_the_same_beside_any_others() -> None:
+    random = torch.Generator().manual_seed(2)
+    compiled = compile_sparse(lxmert(), minimum_sparsity=0)
+    inputs = batch([9, 40, 30, 2], [30, 1, 36, 8], random)
+    with torch.no_grad():
+        together = compiled(inputs)
+        for row in range(4):
+            one = slice(row, row + 1)
+            alone = compiled(Inputs(**{name: value[one] for name, value in vars(inputs).items() if value is not None}))
+            torch.testing.assert_close(together.pooled[one], alone.pooled, atol=2e-5, rtol=0)
+            torch.testing.assert_close(together.regions[one], alone.regions, atol=2e-5, rtol=0)
+
+
+def test_what_an_lxmert_cannot_be_asked_is_refused_in_a_sentence() -> None:
+    backbone, random = lxmert(), torch.Generator().manual_seed(0)
+    compiled = compile_sparse(backbone)
+    with pytest.raises(UserError, match="needs a region in each example"):
+        compiled(batch([4, 4], [3, 0], random))
+    inputs = batch([4], [3], random)
+    given = {"input_ids": inputs.tokens, "visual_feats": inputs.features, "visual_pos": inputs.boxes[..., :4]}
+    library = type(backbone).__mro__[1]
+    with pytest.raises(UserError, match="output_attentions"):
+        library.forward(compiled, **given, output_attentions=True)
+    backbone.encoder.x_layers[1].visn_inter.intermediate_act_fn = nn.ReLU()
+    with pytest.raises(UserError, match="only exact GELU"):
+        compile_sparse(backbone)
+
+
+def test_a_trained_lxmert_ticket_answers_every_test_item_as_dense(source: Source) -> None:
+    """Questions whose images have 3 to 9 regions; the items' scores are the same, the logits within 1e-5."""
+    pytest.importorskip("transformers", reason="an LXMERT needs transformers (vltickets[hf])")
+    spec = Lxmert(language_layers=1, object_layers=1, cross_layers=2, hidden=16, heads=2, intermediate=32, positions=64)
+    task = build_task(Vqa(data=World(generator=1)), source, spec)
+    backbone = build_backbone(spec, vocabulary=len(source.vocabulary), region_width=task.region_width(), dropout=0.0)
+    model = Model(backbone, task.head(spec.hidden, 0.0))
+    random = torch.Generator().manual_seed(0)
+    backbone.initialise(random, 0.1)
+    for module in model.head.modules():
+        initialise_module(module, random, 0.1)
+    train(model, task, Recipe(steps=30, learning_rate=3e-3, batch_tokens=600, dropout=0.0), seed=0)
+    vltickets.prune(model, 0.7).apply_(model)
+    dense, found = logits_of(model, task), logits_of(compile_sparse(model), task)
+    assert len(np.unique(dense[0])) > 1
+    assert np.array_equal(found[0], dense[0])
+    assert float((found[1] - dense[1]).abs().max()) < 1e-5 * float(dense[1].abs().max())

@@ -24,7 +24,7 @@ from vltickets.tasks.masking import NOT_MASKED, choose, mask_words, other_images
 from vltickets.tasks.matching import MatchingTask, candidates
 from vltickets.tasks.nlvr2 import Nlvr2Task, consistency
 from vltickets.tasks.pretraining import Objective, PretrainingTask
-from vltickets.tasks.protocol import evaluation_batches
+from vltickets.tasks.protocol import evaluation_batches, examples_at_once
 from vltickets.tasks.vqa import VqaTask
 
 Build = Callable[..., tuple[Model, Task]]
@@ -76,6 +76,8 @@ def test_vqa_s_score_is_the_soft_score_of_the_likeliest_answer(source: Source) -
     by_hand = [data.scores[number, int(logits[number].argmax())] for number in range(len(data.ids))]
     assert result.items.tolist() == pytest.approx(by_hand)
     assert result.score == result.metrics["accuracy"] == pytest.approx(float(np.mean(by_hand)))
+    words = task.labels()["answers"].split("\n")
+    assert result.answers == [(data.ids[k], words[int(logits[k].argmax())]) for k in range(len(data.ids))]
     for kind in set(data.kinds):
         own = [score for score, other in zip(by_hand, data.kinds, strict=True) if other == kind]
         assert result.metrics[f"accuracy/{kind}"] == pytest.approx(float(np.mean(own)))
@@ -106,6 +108,15 @@ def test_the_answers_come_from_the_training_split_or_from_the_model(source: Sour
     assert np.array_equal(turned.questions("test").scores, own.questions("test").scores[:, ::-1])
 
 
+def test_examples_at_once_are_as_many_as_asked_for_and_each_comes_once() -> None:
+    lengths = np.array([5, 9, 2, 7, 7, 30, 1])
+    with examples_at_once(3):
+        batches = [batch.tolist() for batch in evaluation_batches(lengths, tokens=10)]
+    assert [len(batch) for batch in batches] == [3, 3, 1]
+    assert sorted(one for batch in batches for one in batch) == list(range(7))
+    assert len(list(evaluation_batches(lengths, tokens=10))) > 3, "the budget of tokens counts again"
+
+
 # NLVR2
 
 
@@ -118,6 +129,8 @@ def test_nlvr2_s_accuracy_and_consistency_by_hand(source: Source) -> None:
     logits[torch.arange(len(right)), torch.from_numpy(np.where(right, data.labels, 1 - data.labels))] = 1
     result = scored(task, "test", logits, lengths)
     assert result.items.tolist() == right.astype(float).tolist()
+    said = [bool(label) == good for label, good in zip(data.labels, right, strict=True)]
+    assert result.answers == list(zip(data.identifiers, said, strict=True))
     assert result.metrics["accuracy"] == pytest.approx(right.mean())
     share = data.labels.mean()
     assert task.chance("test") == pytest.approx(max(share, 1 - share))
@@ -170,6 +183,10 @@ def test_matching_s_accuracy_and_reciprocal_rank_by_hand(source: Source) -> None
     ranks = [sorted(row, reverse=True).index(row[0]) + 1 for row in table.tolist()]
     result = matching_scores(source, table)
     assert result.items.tolist() == [float(rank == 1) for rank in ranks]
+    photos, rows = candidates(source.captions("test"), "test", 8)
+    assert result.answers == [
+        (photo, row[int(best)]) for photo, row, best in zip(photos, rows, table.argmax(1), strict=True)
+    ]
     assert result.score == pytest.approx(np.mean([rank == 1 for rank in ranks]))
     assert result.metrics["mrr"] == pytest.approx(np.mean([1 / rank for rank in ranks]))
 

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from vltickets.backbones import build_backbone
 from vltickets.data import Captions, Source, open_source
+from vltickets.deploy import compile_sparse
+from vltickets.deploy.answers import answer, differ
 from vltickets.specs import Fresh, Recipe, Refcoco, Retrieval, TaskSpec, Train, Uniter, World, parse
 from vltickets.specs.tasks import TASK_KINDS
 from vltickets.store import Store
@@ -78,8 +80,13 @@ def test_a_task_of_the_world_learns_and_scores_every_item(kind: str, source: Sou
     assert evaluation.headline == HEADLINES[kind]
     assert evaluation.score == pytest.approx(float(evaluation.items.mean()))
     assert 0 < task.chance("test") < 1
-    again = evaluate(model, task, "test")
-    assert np.array_equal(again.items, evaluation.items)
+    dense = answer(model, task, "test")
+    assert np.array_equal(dense.evaluation.items, evaluation.items)
+    assert len(evaluation.answers) == len(evaluation.items)
+    assert len({name for name, _ in evaluation.answers}) == len(evaluation.items)
+    compiled = differ(answer(compile_sparse(model), task, "test"), dense)
+    assert (compiled.answers, compiled.scores) == (0, 0)
+    assert compiled.logit < 1e-5 * compiled.largest
 
 
 @pytest.mark.parametrize("kind", sorted(HEADLINES))

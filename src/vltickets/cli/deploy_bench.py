@@ -13,11 +13,13 @@ from rich.table import Table
 from typer.core import TyperCommand
 
 from vltickets.cli.console import screen
-from vltickets.cli.studies import JsonOption
+from vltickets.cli.studies import JsonOption, StoreOption
 from vltickets.errors import UserError
+from vltickets.store import Store
 
 if TYPE_CHECKING:
     from vltickets.deploy.bench import Bench, Row
+    from vltickets.tickets import Ticket
 
 RIVALS = {
     "torch_fp32": "torch fp32",
@@ -67,8 +69,8 @@ def _is_number(text: str) -> bool:
 
 
 def bench(
-    ticket: Annotated[
-        Path | None, typer.Argument(metavar="[TICKET]", help="A UNITER's ticket file with trained weights.")
+    tickets: Annotated[
+        list[Path] | None, typer.Argument(metavar="[TICKET]…", help="Files of UNITER's tickets with trained weights.")
     ] = None,
     size: Annotated[
         str, typer.Option(help="Without a ticket: random weights of this size (base, large or small).")
@@ -84,6 +86,7 @@ def bench(
     minimum_sparsity: Annotated[
         float | None, typer.Option(help="Keep matrices sparse from here on; unless given, what is faster here.")
     ] = None,
+    store: StoreOption = Path("store"),
     figure: Annotated[Path | None, typer.Option(help="Write a picture of it: FILE.png or FILE.svg.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -94,7 +97,7 @@ def bench(
 
     if figure and figure.suffix not in (".png", ".svg"):
         raise UserError(f"{figure}: name a file that ends in .png or .svg")
-    if ticket and sparsity:
+    if tickets and sparsity:
         raise UserError("a ticket has its own sparsity: leave out --sparsity, or the ticket")
     torch.set_num_threads(threads)
     what = Bench(
@@ -105,52 +108,85 @@ def bench(
         values=values.value,
         minimum_sparsity=minimum_sparsity,
     )
-    rows = _rows(ticket, size, sparsity or [0.7, 0.8, 0.9], what)
+    rows = _rows(tickets or [], size, sparsity or [0.7, 0.8, 0.9], what, store)
     if figure:
-        _draw(rows, figure)
+        from vltickets.reports.speedups import draw_speedups
+
+        draw_speedups(rows, figure)
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    _show(rows, ticket)
+    _show(rows)
 
 
-def _rows(ticket: Path | None, size: str, sparsities: Sequence[float], what: Bench) -> list[Row]:
+def _rows(tickets: Sequence[Path], size: str, sparsities: Sequence[float], what: Bench, store: Path) -> list[Row]:
     from vltickets.deploy import read_ticket
-    from vltickets.deploy.bench import bench_random, bench_ticket
+    from vltickets.deploy.bench import bench_random, bench_tickets
 
-    if ticket is None:
+    if not tickets:
         return list(bench_random(size, sparsities, what))
-    found = read_ticket(ticket)
-    metrics, task = found.provenance.get("metrics") or {}, found.provenance.get("task") or {}
-    about = {
-        "weights": str(ticket),
-        "mask": found.provenance.get("found_by", "of the ticket"),
-        "task": task.get("kind"),
-        "score": metrics.get("score"),
-        "ticket_sparsity": found.sparsity,
-        "file_bytes": ticket.stat().st_size,
+    found = [(read_ticket(path), path) for path in tickets]
+    known = Store(store) if (store / "store.json").exists() else None
+    return list(bench_tickets([(ticket, _about(ticket, path, known)) for ticket, path in found], what))
+
+
+def _about(ticket: Ticket, path: Path, store: Store | None) -> Row:
+    """Return what a ticket says of itself: its task and accuracy, and the dense model's, there or in the store."""
+    of = ticket.provenance
+    metrics, score = of.get("metrics") or {}, (of.get("metrics") or {}).get("score")
+    names = [name for name, value in metrics.items() if name != "score" and value == score]
+    return {
+        "weights": str(path),
+        "mask": of.get("found_by", "of the ticket"),
+        "task": (of.get("task") or {}).get("kind"),
+        "metric": min(names, key=len, default=None),
+        "accuracy": score,
+        "dense_accuracy": _dense_score(ticket, store),
+        "ticket_sparsity": ticket.sparsity,
+        "file_bytes": path.stat().st_size,
     }
-    return list(bench_ticket(found, what, about))
 
 
-def _show(rows: Sequence[Row], ticket: Path | None) -> None:
+def _dense_score(ticket: Ticket, store: Store | None) -> float | None:
+    """Return the score of the dense model of the same task, start, recipe and seed."""
+    from vltickets.reports.card import read_known
+
+    own = ticket.provenance.get("dense") or {}
+    if "score" in own or store is None:
+        return own.get("score")
+    records = read_known(store, str(ticket.provenance.get("train", ""))).dense
+    seed = ticket.provenance.get("seed")
+    return next((one.metrics["score"] for one in records if one.spec.get("seed") == seed), None)
+
+
+def _show(rows: Sequence[Row]) -> None:
     """Print the table, what it is of, and where dense wins."""
     console = screen()
+    of_tickets = "accuracy" in rows[0]
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("sparsity", "batch", "tokens", *(f"x {rival}" for rival in SHORT.values()), "MB", "fastest"):
-        table.add_column(name, justify="left" if name == "fastest" else "right", no_wrap=True)
+    own = ("task", "size", "score", "dense") if of_tickets else ()
+    ratios = tuple(f"x {SHORT[rival]}" for rival in RIVALS if any(row[f"speedup_vs_{rival}"] for row in rows))
+    for name in (*own, "sparse", "batch", *ratios, "MB"):
+        table.add_column(name, justify="left" if name in ("task", "size") else "right", no_wrap=True)
     for row in rows:
         table.add_row(
+            *(_whose(row) if of_tickets else ()),
             f"{row['sparsity']:.1%}",
-            str(row["batch"]),
-            str(row["tokens"]),
-            *(_ratio(row, rival) for rival in RIVALS),
-            f"{row['bytes'] / 1e6:.1f}",
-            SHORT.get(row["fastest"], "sparse"),
+            f"{row['batch']}x{row['tokens']}",
+            *(_ratio(row, rival) for rival in RIVALS if f"x {SHORT[rival]}" in ratios),
+            f"{row['bytes'] / 1e6:.{1 if row['bytes'] > 1e7 else 2}f}",
         )
     console.print(table)
-    for line in _notes(rows, ticket):
+    for line in _notes(rows):
         console.print(line, soft_wrap=True)
+
+
+def _whose(row: Row) -> tuple[str, ...]:
+    return row["task"] or "-", row["size"], _score(row["accuracy"]), _score(row["dense_accuracy"])
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def _ratio(row: Row, rival: str) -> str:
@@ -158,26 +194,29 @@ def _ratio(row: Row, rival: str) -> str:
     return "-" if value is None else f"{value:.2f}±{row[f'spread_vs_{rival}']:.2f}"
 
 
-def _notes(rows: Sequence[Row], ticket: Path | None) -> list[str]:
+def _notes(rows: Sequence[Row]) -> list[str]:
     """Return what must stand beside the numbers."""
     from vltickets.deploy import host_target, processor
 
     first, has = rows[0], processor()
-    if ticket is None:
-        whose = f"Random weights of UNITER's size {first['size']}, under random masks."
-    else:
-        score = "not stated" if first["score"] is None else f"{first['score']:.4f}"
-        whose = (
-            f"The encoder of {ticket}: task {first['task']}, score {score}, {first['file_bytes'] / 1e6:.1f} MB on disk."
+    if "accuracy" in first:
+        whose = "The encoders of " + "; ".join(
+            f"{name}, {row['file_bytes'] / 1e6:.2f} MB on disk"
+            for name, row in {row["weights"]: row for row in rows}.items()
         )
+        metrics = ", ".join(dict.fromkeys(row["metric"] or "unknown" for row in rows))
+        whose += f". Score, dense: {metrics} of the ticket and of the dense model, in %. "
+    else:
+        whose = f"Random weights of UNITER's size {first['size']}, under random masks. "
     kept = ", ".join(
         f"{row['sparsity']:.0%}: {row['matrices_sparse']} sparse, {row['matrices_dense']} dense"
         for row in {row["sparsity"]: row for row in rows}.values()
     )
     lines = [
-        f"{whose} {first['threads']} thread(s) of {has.name}, {first['values']} values.",
-        "x: dense time / sparse time, median over turns ± half the quartiles' distance, against dense torch fp32, "
-        "onnxruntime fp32, onnxruntime's dynamic int8, and torch bf16; the last two's results differ from the model's.",
+        f"{whose}{first['threads']} thread(s) of {has.name}, {first['values']} values.",
+        "batch: examples x tokens of each. x: dense time / sparse time, median over turns ± half the quartiles' "
+        "distance, against dense torch fp32, onnxruntime fp32, onnxruntime's dynamic int8, and torch bf16; the last "
+        "two's results differ from the model's.",
         f"Matrices: {kept}. Dense fp32: {first['dense_bytes'] / 1e6:.1f} MB. Largest difference from the dense states: "
         f"{max(row['largest_difference'] for row in rows):.1e}.",
     ]
@@ -193,38 +232,3 @@ def _notes(rows: Sequence[Row], ticket: Path | None) -> list[str]:
     if host_target() is None:
         lines.append("No kernel can be compiled here (llvmlite or fused multiply-add is missing): plain torch ran.")
     return lines
-
-
-def _draw(rows: Sequence[Row], path: Path) -> None:
-    """Draw speed-up against sparsity, a line for each batch and rival."""
-    from matplotlib.figure import Figure
-
-    from vltickets.reports.style import drawing_style, png_bytes, svg_text
-
-    with drawing_style():
-        made = Figure(figsize=(6, 3.6), layout="constrained")
-        axes = made.subplots()
-        for style, (rival, name) in zip(("-", "--", ":", "-."), RIVALS.items(), strict=True):
-            for k, (batch, tokens) in enumerate(sorted({(row["batch"], row["tokens"]) for row in rows})):
-                mine = [row for row in rows if (row["batch"], row["tokens"]) == (batch, tokens)]
-                mine = [row for row in mine if row[f"speedup_vs_{rival}"] is not None]
-                if mine:
-                    axes.errorbar(
-                        [row["sparsity"] for row in mine],
-                        [row[f"speedup_vs_{rival}"] for row in mine],
-                        [row[f"spread_vs_{rival}"] for row in mine],
-                        color=f"C{k}",
-                        linestyle=style,
-                        marker="o",
-                        markersize=4,
-                        label=f"against {name}, batch {batch}, {tokens} tokens",
-                    )
-        axes.axhline(1, color="0.6", linewidth=0.8)
-        axes.set_xlabel("sparsity of the encoder")
-        axes.set_ylabel("dense time / sparse time")
-        axes.set_title(f"Sparse encoder, {rows[0].get('size') or rows[0]['weights']}, {rows[0]['threads']} thread(s)")
-        axes.legend(fontsize=7)
-        if path.suffix == ".png":
-            path.write_bytes(png_bytes(made))
-        else:
-            path.write_text(svg_text(made, "bench"), encoding="utf-8")

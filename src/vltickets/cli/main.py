@@ -12,6 +12,7 @@ from vltickets.cli.console import fail
 from vltickets.cli.data import data_app
 from vltickets.cli.deploy import deploy_app
 from vltickets.cli.deploy_bench import Several, bench
+from vltickets.cli.deploy_run import run as deploy_run
 from vltickets.cli.extract import extract
 from vltickets.cli.machine import doctor
 from vltickets.cli.sharing import pull, push, verify
@@ -37,6 +38,7 @@ data_app.command("extract")(extract)
 for name, command in (("verify", verify), ("push", push), ("pull", pull)):
     ticket_app.command(name)(command)
 deploy_app.command("bench", cls=Several)(bench)
+deploy_app.command("run")(deploy_run)
 app.add_typer(study_app, name="study")
 app.add_typer(ticket_app, name="ticket")
 app.add_typer(weights_app, name="weights")

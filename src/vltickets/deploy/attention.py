@@ -1,4 +1,7 @@
-"""Self-attention over examples that lie one behind the other in feature-major tiles, without padding between them."""
+"""Attention over examples that lie one behind the other in feature-major tiles, without padding between them.
+
+The keys are an example's own tokens (self-attention), or its tokens of another stream (LXMERT's crossing layers).
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,15 @@ class Piece:
     at: int
 
 
-def pieces(lengths: Sequence[int]) -> list[list[Piece]]:
-    """Return where the tokens of each example lie, for examples packed one behind the other; none for no tokens."""
-    found, start = [], 0
+Places = Sequence[Sequence[Piece]]  # of each example
+
+
+def pieces(lengths: Sequence[int], tile: int = 0) -> list[list[Piece]]:
+    """Return where the tokens of each example lie, for examples packed one behind the other from a tile on.
+
+    An example without tokens has no pieces.
+    """
+    found, start = [], tile * TILE
     for length in lengths:
         mine, at = [], 0
         while at < length:
@@ -47,11 +56,11 @@ class Plan:
 
     `jobs`: the arguments of the compiled code's calls, a vector of queries each: in bytes where the queries and the
     keys lie, the first key's place in its tile, the keys, the first lane to store and the one behind the last.
-    `others`: examples for plain torch.
+    `others`: of examples for plain torch, where the queries and the keys lie.
     """
 
     jobs: list[tuple[int, int, int, int, int, int]]
-    others: list[list[Piece]]
+    others: list[tuple[Sequence[Piece], Sequence[Piece]]]
 
 
 class Attention:
@@ -70,21 +79,25 @@ class Attention:
         self.call = None if target is None else _attention_for(target)
         self.scratch = kept_zeros(threads, 0, max(self.lanes, 1))
 
-    def plan(self, lengths: Sequence[int]) -> Plan:
-        """Return what there is to do for examples of these lengths, packed one behind the other."""
+    def plan(self, places: Places, keys_of: Places | None = None) -> Plan:
+        """Return what there is to do for examples at these places.
+
+        `keys_of`: where the keys of each lie, at least one wherever there are queries; unless given, those are its own
+        tokens.
+        """
         jobs, others, longest = [], [], 0
-        for mine in pieces(lengths):
-            tokens = sum(piece.count for piece in mine)
+        for mine, theirs in zip(places, places if keys_of is None else keys_of, strict=True):
+            tokens = sum(piece.count for piece in theirs)
             if self.call is None or (self.lanes < 16 and tokens > TILE):
-                others.append(mine)
+                others.append((mine, theirs))
                 continue
             longest = max(longest, tokens)
             for piece in mine:
                 for vector in range(piece.first // self.lanes, (piece.first + piece.count - 1) // self.lanes + 1):
                     low = piece.first - vector * self.lanes
                     query = piece.tile * self.tile_bytes + vector * self.lanes * 4
-                    keys = mine[0].tile * self.tile_bytes
-                    jobs.append((query, keys, mine[0].first, tokens, low, low + piece.count))
+                    keys = theirs[0].tile * self.tile_bytes
+                    jobs.append((query, keys, theirs[0].first, tokens, low, low + piece.count))
         if longest + KEYS > self.scratch.shape[1]:
             self.scratch = kept_zeros(self.threads, longest + KEYS, max(self.lanes, 1))
         return Plan(jobs, others)
@@ -144,22 +157,26 @@ def _attention_for(target: Target) -> Callable[..., None]:
         return _compiled[target][0]
 
 
-def attend(qkv: Sequence[Tensor], context: Tensor, examples: Sequence[Sequence[Piece]], heads: int) -> None:
+def attend(
+    qkv: Sequence[Tensor],
+    context: Tensor,
+    examples: Sequence[tuple[Sequence[Piece], Sequence[Piece]]],
+    heads: int,
+) -> None:
     """Compute softmax(q^T k / sqrt(width)) v of each head and example into `context`, by torch.
 
     `qkv` are three tensors of tiles [tiles, features, 64], as is `context`; head h has the features from
-    h x features / heads on. Tokens attend to those of their own example only.
+    h x features / heads on. `examples`: where the queries of each and its keys lie.
     """
     tiles, features, _ = context.shape
     width = features // heads
     split = [one.view(tiles, heads, width, TILE) for one in qkv]
     out = context.view(tiles, heads, width, TILE)
-    for mine in examples:
+    for mine, theirs in examples:
         if not mine:
             continue
-        q, k, v = (_gathered(one, mine) for one in split)
-        tokens = q.shape[2]
-        scores = q.new_empty(heads, tokens, tokens)
+        q, k, v = (_gathered(one, where) for one, where in zip(split, (mine, theirs, theirs), strict=True))
+        scores = q.new_empty(heads, q.shape[2], k.shape[2])
         torch.baddbmm(scores, q.transpose(1, 2), k, beta=0, alpha=width**-0.5, out=scores)
         torch.softmax(scores, 2, out=scores)
         attended = torch.bmm(v, scores.transpose(1, 2))

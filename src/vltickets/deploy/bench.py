@@ -23,6 +23,7 @@ from vltickets.deploy.layers import MATRICES, parts_of
 from vltickets.deploy.rivals import RIVALS, TORCH, Run, rivals
 from vltickets.deploy.runtime import ShortValues, SparseEncoder, compile_sparse
 from vltickets.errors import UserError, unknown
+from vltickets.specs import SIZES as BACKBONES
 from vltickets.specs import Uniter
 from vltickets.tickets import Ticket
 
@@ -85,18 +86,36 @@ def bench_random(size: str, sparsities: Sequence[float], bench: Bench) -> Iterat
         compiled.append(_compile(encoder, bench))
         errors.append(_difference(encoder, compiled[-1]))
     about = {"weights": "random", "mask": "random", "size": size}
-    yield from _rows(encoder, dense, compiled, errors, bench, about)
+    yield from _rows(encoder, dense, compiled, errors, bench, [about] * len(compiled))
 
 
-def bench_ticket(ticket: Ticket, bench: Bench, about: Row) -> Iterator[Row]:
-    """Yield the rows of a ticket's own trained encoder; `about` goes into each.
+def bench_tickets(tickets: Sequence[tuple[Ticket, Row]], bench: Bench) -> Iterator[Row]:
+    """Yield the rows of tickets' own trained encoders; what stands beside a ticket goes into each of its rows.
+
+    Tickets of one backbone take turns with each other, and with one dense model, the first ticket's: how long a dense
+    product takes does not depend on its numbers.
 
     Raises:
-        UserError: where the ticket is not of a UNITER, or has no trained weights.
+        UserError: where a ticket is not of a UNITER, or has no trained weights.
     """
+    groups: dict[Uniter, list[tuple[Encoder, Row]]] = {}
+    for ticket, about in tickets:
+        encoder = _encoder_of(ticket)
+        assert isinstance(ticket.backbone, Uniter)
+        groups.setdefault(ticket.backbone, []).append((encoder, about | {"size": _size(ticket.backbone)}))
+    for found in groups.values():
+        encoders = [encoder for encoder, _ in found]
+        dense = rivals([parts_of(layer) for layer in encoders[0].layer], bench.threads)
+        compiled = [_compile(encoder, bench) for encoder in encoders]
+        errors = [_difference(*pair) for pair in zip(encoders, compiled, strict=True)]
+        yield from _rows(encoders[0], dense, compiled, errors, bench, [about for _, about in found])
+
+
+def _encoder_of(ticket: Ticket) -> Encoder:
+    """Return a ticket's trained encoder."""
     if not isinstance(ticket.backbone, Uniter):
         kind = ticket.backbone.kind if ticket.backbone else "a module of your own"
-        raise UserError(f"deploy bench measures tickets of UNITER, this one is of {kind}; see vltickets.compile_sparse")
+        raise UserError(f"deploy bench measures tickets of UNITER, this one is of {kind}; see `vltickets deploy run`")
     if not ticket.weights:
         raise UserError("this ticket is a mask without trained weights; find it again with `vltickets find`")
     encoder = Encoder(ticket.backbone, dropout=0.0).eval()
@@ -109,9 +128,13 @@ def bench_ticket(ticket: Ticket, bench: Bench, about: Row) -> Iterator[Row]:
         encoder.load_state_dict(own)
     except RuntimeError as error:
         raise UserError(f"the ticket's weights do not fit its encoder: {str(error).splitlines()[-1].strip()}") from None
-    dense = rivals([parts_of(layer) for layer in encoder.layer], bench.threads)
-    compiled = _compile(encoder, bench)
-    yield from _rows(encoder, dense, [compiled], [_difference(encoder, compiled)], bench, about)
+    return encoder
+
+
+def _size(spec: Uniter) -> str:
+    """Return the name of a backbone's size, or its layers x width."""
+    named = (name for name, one in BACKBONES.items() if one == spec)
+    return next(named, f"{spec.layers}x{spec.hidden}")
 
 
 def _compile(encoder: Encoder, bench: Bench) -> SparseEncoder:
@@ -135,7 +158,7 @@ def _rows(
     compiled: Sequence[SparseEncoder],
     errors: Sequence[float],
     bench: Bench,
-    about: Row,
+    abouts: Sequence[Row],
 ) -> Iterator[Row]:
     parts = [parts_of(layer) for layer in encoder.layer]
     weights = sum(getattr(layer, name).weight.numel() for layer in parts for name in MATRICES)
@@ -147,7 +170,7 @@ def _rows(
             times = _times(dense, compiled, states, clock, bench.turns)
             for k, one in enumerate(compiled):
                 yield {
-                    **about,
+                    **abouts[k],
                     "sparsity": round(1 - one.nonzeros / weights, 4),
                     "batch": batch,
                     "tokens": tokens,
@@ -191,7 +214,8 @@ def _times(
 def _speedups(dense: Mapping[str, Run], times: Mapping[str, list[float]], k: int) -> Row:
     """Return the speed-ups over every dense run with their spreads, half the distance of the quartiles; and the winner.
 
-    A run that is not to be had here has None.
+    `best_vs_*` compares the fastest turn of each: what to look at for several threads on a busy machine, where the
+    clock also counts the others' work. A run that is not to be had here has None.
     """
     row: Row = {}
     medians = {"sparse": 1.0}
@@ -200,6 +224,7 @@ def _speedups(dense: Mapping[str, Run], times: Mapping[str, list[float]], k: int
         low, middle, high = statistics.quantiles(ratios, n=4) if ratios else (None, None, None)
         row[f"speedup_vs_{name}"] = None if middle is None else round(middle, 3)
         row[f"spread_vs_{name}"] = None if low is None or high is None else round((high - low) / 2, 3)
+        row[f"best_vs_{name}"] = round(min(times[name]) / min(times[str(k)]), 3) if ratios else None
         if middle is not None:
             medians[name] = middle
     return row | {"fastest": min(medians, key=lambda name: medians[name])}

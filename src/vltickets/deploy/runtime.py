@@ -1,8 +1,6 @@
 """Whole encoders on the sparse kernel: a model whose layers compute with their weights' non-zeros only.
 
-Between the encoder's two ends states are feature-major tiles [tiles, features, 64], with the valid tokens of a batch
-packed one behind the other: padding costs nothing. Buffers are kept and grow with the largest batch; the feed-forward
-part goes through the tiles a few at a time, so that its wide states stay in the second cache.
+Here is what stands in for each kind of encoder, called as it is; how the layers compute is in `stacks.py`.
 """
 
 from __future__ import annotations
@@ -10,20 +8,17 @@ from __future__ import annotations
 import copy
 import importlib
 import math
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 from vltickets.backbones.uniter import Encoder
-from vltickets.deploy.attention import Attention, Plan, kept_zeros
-from vltickets.deploy.choice import Linear, Settings, linear
+from vltickets.deploy.choice import Settings
 from vltickets.deploy.jit import Target
-from vltickets.deploy.layers import MATRICES, LayerParts, parts_of
-from vltickets.deploy.linear import TILE, SparseLinear, from_tiles, to_tiles
-from vltickets.deploy.norm import TiledNorm
+from vltickets.deploy.layers import cross_parts_of, parts_of
+from vltickets.deploy.stacks import CrossStack, SparseStack
 from vltickets.errors import UserError, unknown
 
 ShortValues = Literal["fp32", "bf16"]
@@ -34,124 +29,34 @@ HF_ENCODERS = tuple(  # of transformers
 )
 
 
-class SparseLayer:
-    """One transformer layer on tiles."""
-
-    def __init__(self, parts: LayerParts, settings: Settings) -> None:
-        self.norm_first, self.threads = parts.norm_first, settings.threads
-        epilogues = dict(zip(MATRICES, ("linear",) * 3 + ("residual", "gelu", "residual"), strict=True))
-        self.linears: dict[str, Linear] = {
-            name: linear(getattr(parts, name).weight, getattr(parts, name).bias, epilogue, settings)  # type: ignore[arg-type]
-            for name, epilogue in epilogues.items()
-        }
-        self.norms = [TiledNorm(norm.weight, norm.bias, norm.eps, settings.target) for norm in parts.norms]
-        self.hidden, self.wide = parts.query.out_features, parts.up.out_features
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its weights in memory."""
-        return sum(part.nbytes for part in (*self.linears.values(), *self.norms))
-
-    def run(self, buffers: Buffers, attention: Attention, plan: Plan) -> None:
-        """Replace the states, the first of the buffers, by this layer's."""
-        states, q, k, v, context = buffers.whole
-        source = self.norms[0].run(states, context) if self.norm_first else states
-        for name, out in (("query", q), ("key", k), ("value", v)):
-            self.linears[name].run(source, out)
-        attention.run((q, k, v), context, plan)
-        attended = self.linears["mixed"].run(context, q, states)
-        if not self.norm_first:
-            self.norms[0].run(attended, attended)
-        for first in range(0, len(states), self.threads):
-            some = slice(first, first + self.threads)
-            part = attended[some]
-            source = self.norms[1].run(part, k[some]) if self.norm_first else part
-            self.linears["down"].run(self.linears["up"].run(source, buffers.wide[: len(part)]), states[some], part)
-            if not self.norm_first:
-                self.norms[1].run(states[some], states[some])
-
-
-class Buffers:
-    """The memory of a stack of layers, for at least as many tiles as a batch has.
-
-    All of it begins as zeros: what lies in places without a token must be finite.
-    """
-
-    def __init__(self, hidden: int, wide: int, threads: int) -> None:
-        self.hidden = hidden
-        self.wide = kept_zeros(threads, wide, TILE)
-        self.room = kept_zeros(5, 0, hidden, TILE)
-        self.whole: list[Tensor] = []
-
-    def take(self, tiles: int) -> Tensor:
-        """Make room for so many tiles; return where the states belong."""
-        if tiles > self.room.shape[1]:
-            self.room = kept_zeros(5, tiles, self.hidden, TILE)
-        self.whole = [one[:tiles] for one in self.room]
-        return self.whole[0]
-
-
-class SparseStack:
-    """The layers of an encoder, without what is its model's own. Threads of Python's may share it; they take turns."""
-
-    def __init__(self, layers: Sequence[LayerParts], settings: Settings) -> None:
-        if not layers or len({(layer.heads, layer.query.out_features) for layer in layers}) > 1:
-            raise UserError("an encoder can be compiled where it has layers, all of one width and number of heads")
-        self.layers = [SparseLayer(layer, settings) for layer in layers]
-        self.hidden = self.layers[0].hidden
-        self.attention = Attention(self.hidden, layers[0].heads, settings.threads, settings.target)
-        self.buffers = Buffers(self.hidden, max(layer.wide for layer in self.layers), settings.threads)
-        self.lock = threading.Lock()
-
-    def __reduce__(self) -> Any:
-        raise UserError("a compiled model can't be copied or saved; compile the model it was made from once more")
-
-    def run(self, states: Tensor, valid: Tensor) -> Tensor:
-        """Return the last layer's states [b, j, d] of states [b, j, d]; zeros where `valid` [b, j] is false."""
-        whole = bool(valid.all())
-        lengths = [valid.shape[1]] * len(valid) if whole else valid.sum(1).tolist()
-        tokens = states.reshape(-1, self.hidden) if whole else states[valid]
-        with self.lock, torch.no_grad():
-            to_tiles(tokens, self.buffers.take(-(-len(tokens) // TILE)))
-            plan = self.attention.plan(lengths)
-            for layer in self.layers:
-                layer.run(self.buffers, self.attention, plan)
-            result = from_tiles(self.buffers.whole[0], len(tokens))
-        if whole:
-            return result.view(states.shape)
-        out = torch.zeros_like(states)
-        out[valid] = result
-        return out
-
-
 class SparseEncoder(nn.Module):
-    """Stands in for the encoder of a compiled model; it has no parameters. Made by `compile_sparse`.
+    """Stands in for the encoder of a compiled model; its layers are no parameters. Made by `compile_sparse`.
 
     `nbytes`: bytes of its weights in memory. `chosen`: how many of its matrices are kept sparse and how many dense.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], settings: Settings) -> None:
+    def __init__(self, stack: SparseStack | CrossStack) -> None:
         super().__init__()
-        self.stack = SparseStack([parts_of(layer) for layer in layers], settings)
+        self.stack = stack
         self.eval()
 
     @property
     def nbytes(self) -> int:
         """Bytes of its weights in memory."""
-        return sum(layer.nbytes for layer in self.stack.layers)
+        return self.stack.nbytes
 
     @property
     def chosen(self) -> dict[str, int]:
         """How many matrices are kept "sparse" and how many "dense"."""
-        kinds = [isinstance(one, SparseLinear) for layer in self.stack.layers for one in layer.linears.values()]
-        return {"sparse": sum(kinds), "dense": len(kinds) - sum(kinds)}
+        return self.stack.chosen
 
     @property
     def nonzeros(self) -> int:
         """How many weights of its matrices are not 0."""
-        return sum(one.nonzeros for layer in self.stack.layers for one in layer.linears.values())
+        return sum(one.nonzeros for one in self.stack.linears)
 
-    def _run(self, states: Tensor, valid: Tensor) -> Tensor:
+    def _check(self, states: Tensor) -> None:
+        """Refuse to train, and what is not computed here."""
         if self.training:
             raise UserError("a compiled model only infers: call .eval() on it, and train the model it was made from")
         if states.requires_grad and torch.is_grad_enabled():
@@ -160,12 +65,28 @@ class SparseEncoder(nn.Module):
             raise UserError(
                 f"a compiled model computes in float32 on the CPU, got {states.dtype} on {states.device}; move it there"
             )
-        if len(valid) and not bool(valid[:, 0].all()):
-            raise UserError("a compiled model needs the first token of each example to be valid, but one is padding")
+
+
+class SparseSelfEncoder(SparseEncoder):
+    """An encoder of one stream, whose tokens attend to each other."""
+
+    stack: SparseStack
+
+    def __init__(self, layers: Sequence[nn.Module], settings: Settings) -> None:
+        super().__init__(SparseStack([parts_of(layer) for layer in layers], settings))
+
+    def _run(self, states: Tensor, valid: Tensor) -> Tensor:
+        self._check(states)
+        _check_first(valid)
         return self.stack.run(states, valid)
 
 
-class SparseUniterEncoder(SparseEncoder):
+def _check_first(valid: Tensor) -> None:
+    if len(valid) and not bool(valid[:, 0].all()):
+        raise UserError("a compiled model needs the first token of each example to be valid, but one is padding")
+
+
+class SparseUniterEncoder(SparseSelfEncoder):
     """The same with the calls of UNITER's encoder."""
 
     def forward(self, states: Tensor, bias: Tensor) -> Tensor:
@@ -177,7 +98,7 @@ class SparseUniterEncoder(SparseEncoder):
         return self.forward(states, bias)[:, :1]
 
 
-class SparseHfEncoder(SparseEncoder):
+class SparseHfEncoder(SparseSelfEncoder):
     """The same with the call of a Hugging Face encoder."""
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Any:
@@ -191,6 +112,52 @@ class SparseHfEncoder(SparseEncoder):
         output = importlib.import_module("transformers.modeling_outputs").BaseModelOutputWithPastAndCrossAttentions
         states = self._run(hidden_states, _valid(hidden_states, attention_mask))
         return output(last_hidden_state=states)
+
+
+class SparseLxmertEncoder(SparseEncoder):
+    """The same with the call of transformers' `LxmertEncoder`; the projections of features and boxes stay dense."""
+
+    stack: CrossStack
+
+    def __init__(self, encoder: Any, settings: Settings) -> None:
+        words, objects = ([parts_of(layer) for layer in stream] for stream in (encoder.layer, encoder.r_layers))
+        super().__init__(CrossStack(words, objects, [cross_parts_of(layer) for layer in encoder.x_layers], settings))
+        self.visn_fc = copy.deepcopy(encoder.visn_fc).eval()
+
+    @property
+    def layer(self) -> list[Callable[[Tensor, Tensor | None], tuple[Tensor]]]:
+        """What a text without an image goes through: here one call for all layers of words."""
+        return [self._words_alone]
+
+    def forward(
+        self,
+        lang_feats: Tensor,
+        lang_attention_mask: Tensor | None,
+        visual_feats: Tensor,
+        visual_pos: Tensor,
+        visual_attention_mask: Tensor | None = None,
+        output_attentions: bool | None = None,
+    ) -> Any:
+        """Return, as the library does, the states of objects and of words: the last alone, those before are not kept.
+
+        Masks: None, or of padding [b, 1, 1, t or r]. Attentions are refused.
+        """
+        if output_attentions:
+            raise UserError("a compiled encoder returns its last states only, but was given output_attentions")
+        objects = self.visn_fc(visual_feats, visual_pos)
+        self._check(lang_feats)
+        valid, present = _valid(lang_feats, lang_attention_mask), _valid(objects, visual_attention_mask)
+        _check_first(valid)
+        if not bool(present.any(1).all()):
+            raise UserError("a compiled LXMERT needs a region in each example that stands beside others with regions")
+        words, objects = self.stack.run(lang_feats, valid, objects, present)
+        return ((objects,), None), ((words,), None), None
+
+    def _words_alone(self, states: Tensor, mask: Tensor | None) -> tuple[Tensor]:
+        self._check(states)
+        valid = _valid(states, mask)
+        _check_first(valid)
+        return (self.stack.run_words(states, valid),)
 
 
 def _valid(states: Tensor, mask: Tensor | None) -> Tensor:
@@ -219,8 +186,8 @@ def compile_sparse(
     (`ticket.apply_(model)`): a weight counts as pruned where it is exactly 0.
 
     Args:
-        model: holds an encoder of UNITER's or of a Hugging Face model in `HF_ENCODERS` (ViLT, BERT, …); a backbone, a
-            task's model, or any other module. Left alone.
+        model: holds an encoder of UNITER's, LXMERT's or of a Hugging Face model in `HF_ENCODERS` (ViLT, BERT, …); a
+            backbone, a task's model, or any other module. Left alone.
         values: "bf16" rounds the encoder's matrices to bfloat16 and keeps them in half the memory; it computes in
             float32 all the same.
         threads: of the kernel. Set torch's own, which compute attention, by `torch.set_num_threads`.
@@ -242,12 +209,14 @@ def compile_sparse(
     for module in model.modules():
         if isinstance(module, Encoder):
             compiled[id(module)] = SparseUniterEncoder(list(module.layer), settings)
+        elif type(module).__name__ == "LxmertEncoder" and hasattr(module, "x_layers"):
+            compiled[id(module)] = SparseLxmertEncoder(module, settings)
         elif type(module).__name__ in HF_ENCODERS and hasattr(module, "layer"):
             compiled[id(module)] = SparseHfEncoder(list(module.layer), settings)  # type: ignore[arg-type]
     if not compiled:
         raise UserError(
-            f"{type(model).__name__} has no encoder that can be compiled; UNITER has, and of Hugging Face's "
-            f"{', '.join(name.removesuffix('Encoder') for name in HF_ENCODERS)}"
+            f"{type(model).__name__} has no encoder that can be compiled; UNITER and LXMERT have, and of Hugging "
+            f"Face's {', '.join(name.removesuffix('Encoder') for name in HF_ENCODERS)}"
         )
     copied: AnyModule = copy.deepcopy(model, compiled)
     return copied.eval().requires_grad_(False)

@@ -17,7 +17,7 @@ from jinja2 import Environment, StrictUndefined
 from vltickets.errors import UserError
 from vltickets.reports import wording
 from vltickets.reports.wording import percent
-from vltickets.specs import NAMED, BackboneSpec, Node, Rewound, Train, changed
+from vltickets.specs import NAMED, BackboneSpec, Train, dense_of
 from vltickets.store import Record, Store
 
 # The Hub's names for tasks; a task it has no name for keeps ours.
@@ -109,7 +109,8 @@ def read_known(store: Store, digest: str) -> Known:
     cells, study = _cell(store, digest)
     digests = [one for one in cells if _finished(store, one)]
     nodes = [store.node(one) for one in digests]
-    dense = [store.record(node.digest) for node in map(_dense, nodes) if node is not None and store.has(node)]
+    beside = [dense_of(node) for node in nodes if isinstance(node, Train)]
+    dense = [store.record(node.digest) for node in beside if store.has(node)]
     return Known(tuple(store.record(one) for one in digests), tuple(dense), study)
 
 
@@ -128,15 +129,6 @@ def _cell(store: Store, digest: str) -> tuple[list[str], str | None]:
 
 def _but_seed(cell: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in cell.items() if name not in ("seed", "node", "artefacts")}
-
-
-def _dense(node: Node) -> Train | None:
-    """Return the dense training that a sparse one is compared with: all else is the same."""
-    if not isinstance(node, Train):
-        return None
-    start = node.start.train.start if isinstance(node.start, Rewound) else node.start
-    dense: Train = changed(node, mask=None, start=start)
-    return dense
 
 
 def _finished(store: Store, digest: str) -> bool:

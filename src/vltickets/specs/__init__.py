@@ -37,6 +37,7 @@ from vltickets.specs.nodes import (
     Start,
     Train,
     Trained,
+    dense_of,
     parents,
 )
 from vltickets.specs.parsing import node_from_json, parse, parse_backbone, read_toml, with_setting
@@ -118,6 +119,7 @@ __all__ = [
     "canonical",
     "changed",
     "covering",
+    "dense_of",
     "differences",
     "hash_json",
     "named",

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from vltickets.specs.adversarial import Adversarial
 from vltickets.specs.backbones import BackboneSpec
-from vltickets.specs.spec import Spec
+from vltickets.specs.spec import Spec, changed
 from vltickets.specs.tasks import TaskSpec
 
 UNSTRUCTURED = "unstructured"
@@ -193,6 +193,13 @@ def parents(node: Node) -> tuple[Node, ...]:
     if isinstance(node, OneShot):
         return _start_parents(node.start)
     return () if node.like is None else (node.like,)
+
+
+def dense_of(node: Train) -> Train:
+    """Return the dense training that a sparse one is compared with: all else is the same."""
+    start = node.start.train.start if isinstance(node.start, Rewound) else node.start
+    dense: Train = changed(node, mask=None, start=start)
+    return dense
 
 
 def _start_parents(start: Start) -> tuple[Node, ...]:

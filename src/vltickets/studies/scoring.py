@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from vltickets.data import Vocabulary, open_folder, open_source
+from vltickets.data import Source, Vocabulary, open_folder, open_source
 from vltickets.deploy import read_ticket
 from vltickets.errors import UserError
-from vltickets.specs import TASK_KINDS, UNSTRUCTURED, BackboneSpec, Node, Prune, Recipe, Train, canonical, parse
+from vltickets.specs import (
+    TASK_KINDS,
+    UNSTRUCTURED,
+    BackboneSpec,
+    Node,
+    Prune,
+    Recipe,
+    Train,
+    canonical,
+    dense_of,
+    parse,
+)
 from vltickets.store import Store
 from vltickets.studies.work import backbone_of, build_model, load_mask
-from vltickets.tasks import Evaluation, build_task
+from vltickets.tasks import Evaluation, Model, Task, build_task
 from vltickets.tickets import Mask, Ticket
 from vltickets.training import evaluate
 
@@ -35,6 +47,9 @@ def ticket_of(node: Train, store: Store) -> Ticket:
         "seed": node.seed,
         "metrics": record.metrics,
     }
+    dense = dense_of(node)
+    if store.has(dense):
+        provenance["dense"] = {"train": dense.digest, "score": store.record(dense.digest).metrics["score"]}
     if isinstance(node.mask, Prune):
         provenance["found_on"] = canonical(node.mask.train.task)
         provenance["levels"] = _levels(node.mask)
@@ -81,12 +96,36 @@ def score_run(node: Node, store: Store, folder: Path | None, split: str | None) 
     if not isinstance(node, Train):
         raise UserError(f"{node.digest} is a mask, not a training; evaluate a training or a ticket file")
     weights, labels = store.weights(node.digest), store.labels(node.digest)
-    return _score(node.backbone, node.task, weights, labels, store, folder, split)
+    return _scored(ready(node.backbone, node.task, weights, labels, store, folder, split))
 
 
 def score_ticket(path: Path, store: Store | None, folder: Path | None, split: str | None) -> Evaluation:
     """Score the trained weights of a ticket file, or of a packed one, on a folder's split or the data of its test."""
-    ticket = read_ticket(path)
+    return _scored(ready_ticket(read_ticket(path), path, store, folder, split))
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Trained weights, and the task and the split that they are to be scored on."""
+
+    backbone: BackboneSpec
+    weights: dict[str, np.ndarray]
+    source: Source
+    task: Task
+    split: str
+
+    def model(self) -> Model:
+        """Return the trained model; weights that do not fit the data are a `UserError`."""
+        model = build_model(self.backbone, Recipe(steps=1, learning_rate=1.0), self.task, self.source)
+        try:
+            model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in self.weights.items()})
+        except RuntimeError as error:
+            raise UserError(f"the weights do not fit this data: {str(error).splitlines()[-1].strip()}") from None
+        return model
+
+
+def ready_ticket(ticket: Ticket, path: Path, store: Store | None, folder: Path | None, split: str | None) -> Ready:
+    """Open the data for a ticket that was read from `path`: a folder's split, or the data of its test."""
     if ticket.backbone is None:
         raise UserError(f"{path} is a ticket of a module of your own: score it in your own loop (load_ticket, apply_)")
     if not ticket.weights:
@@ -95,10 +134,10 @@ def score_ticket(path: Path, store: Store | None, folder: Path | None, split: st
     if values is None or "vocabulary" not in ticket.labels:
         raise UserError(f"{path} does not say which task and vocabulary it is for; find it again with `vltickets find`")
     task = parse(TASK_KINDS[values["kind"]], values, f"{path}, task")
-    return _score(ticket.backbone, task, ticket.weights, ticket.labels, store, folder, split)
+    return ready(ticket.backbone, task, ticket.weights, ticket.labels, store, folder, split)
 
 
-def _score(
+def ready(
     backbone: BackboneSpec,
     spec: Any,
     weights: dict[str, np.ndarray],
@@ -106,7 +145,8 @@ def _score(
     store: Store | None,
     folder: Path | None,
     split: str | None,
-) -> Evaluation:
+) -> Ready:
+    """Open the data that weights of a task are to be scored on: a folder's split, or the data that `spec` names."""
     if folder is not None:
         words = labels["vocabulary"].split("\n")[:-1]
         source = open_folder(folder, vocabulary=Vocabulary(words, "the run's vocabulary"))
@@ -114,10 +154,10 @@ def _score(
         source = open_source(spec.data, store)
     else:
         raise UserError("name the data with --data DIR, or the store that has it with --store DIR")
-    task = build_task(spec.model_copy(update={"split": split or spec.split}), source, backbone, labels)
-    model = build_model(backbone, Recipe(steps=1, learning_rate=1.0), task, source)
-    try:
-        model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
-    except RuntimeError as error:
-        raise UserError(f"the weights do not fit this data: {str(error).splitlines()[-1].strip()}") from None
-    return evaluate(model, task, split or spec.split)
+    split = split or spec.split
+    task = build_task(spec.model_copy(update={"split": split}), source, backbone, labels)
+    return Ready(backbone, weights, source, task, split)
+
+
+def _scored(what: Ready) -> Evaluation:
+    return evaluate(what.model(), what.task, what.split)

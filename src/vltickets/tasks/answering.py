@@ -121,15 +121,16 @@ class AnsweringTask(LogitTask):
         return answer_loss(logits, batch.targets.to(logits.device)).sum(-1).mean()
 
     def evaluate(self, model: Model, split: str) -> Evaluation:
-        """Return the accuracy, the soft score of the arg-max answer; also by kind of question."""
+        """Return the accuracy, the soft score of the arg-max answer; also by kind of question; answers in words."""
         data = self.questions(split)
-        items = np.zeros(len(data.ids), dtype=np.float32)
+        given = np.zeros(len(data.ids), dtype=np.int64)
         for examples in evaluation_batches(_lengths(data)):
             inputs = self._batch(data, examples).inputs.to(model.device)
-            best = model.head(model.backbone(inputs).pooled).argmax(-1).cpu().numpy()
-            items[examples] = data.scores[examples, best]
+            given[examples] = model.head(model.backbone(inputs).pooled).argmax(-1).cpu().numpy()
+        items = data.scores[np.arange(len(given)), given]
         metrics = {"accuracy": float(items.mean()), **mean_by(items, data.kinds, "accuracy")}
-        return Evaluation("accuracy", metrics, items, split)
+        answers = [(question, self.answers[label]) for question, label in zip(data.ids, given.tolist(), strict=True)]
+        return Evaluation("accuracy", metrics, items, split, answers=answers)
 
     def chance(self, split: str) -> float:
         """Return the score of the best constant answer."""

@@ -115,7 +115,10 @@ class MatchingTask(PairTask):
         return F.cross_entropy(logits, torch.zeros(batch.photos, dtype=torch.int64, device=logits.device))
 
     def evaluate(self, model: Model, split: str) -> Evaluation:
-        """Return accuracy (the right caption scores highest) and mean reciprocal rank over all photos of the split."""
+        """Return accuracy (the right caption scores highest) and mean reciprocal rank over all photos of the split.
+
+        An answer is the number of the caption that scores highest, in the order of the file; its id is the photo's.
+        """
         data = self.captions(split)
         photos, rows = candidates(data, split, self.spec.candidates)
         flat, images = rows.ravel(), np.repeat(photos, rows.shape[1])
@@ -128,7 +131,10 @@ class MatchingTask(PairTask):
         # Ties count against the model: a constant score must not look right.
         rank = 1 + (table[:, 1:] >= table[:, :1]).sum(-1)
         items = (rank == 1).astype(np.float32)
-        return Evaluation("accuracy", {"accuracy": float(items.mean()), "mrr": float((1 / rank).mean())}, items, split)
+        metrics = {"accuracy": float(items.mean()), "mrr": float((1 / rank).mean())}
+        best = rows[np.arange(len(rows)), table.argmax(1)]
+        answers: list[tuple[int | str, int]] = list(zip(photos.tolist(), best.tolist(), strict=True))
+        return Evaluation("accuracy", metrics, items, split, answers=answers)
 
     def chance(self, split: str) -> float:
         """Return the score of guessing."""

@@ -154,15 +154,19 @@ class Nlvr2Task(LogitTask):
         return F.cross_entropy(logits, batch.labels.to(logits.device))
 
     def evaluate(self, model: Model, split: str) -> Evaluation:
-        """Return accuracy, and consistency: the share of sentences that are judged rightly on all their pairs."""
+        """Return accuracy, and consistency: the share of sentences that are judged rightly on all their pairs.
+
+        An answer is true or false.
+        """
         data = self.pairs(split)
-        items = np.zeros(len(data.labels), dtype=np.float32)
+        given = np.zeros(len(data.labels), dtype=np.int64)
         for examples in evaluation_batches(_lengths(data)):
             batch = self._batch(data, examples)
-            best = model.head(model.backbone(batch.inputs.to(model.device))).argmax(-1).cpu().numpy()
-            items[examples] = best == data.labels[examples]
+            given[examples] = model.head(model.backbone(batch.inputs.to(model.device))).argmax(-1).cpu().numpy()
+        items = (given == data.labels).astype(np.float32)
         metrics = {"accuracy": float(items.mean()), "consistency": consistency(data.identifiers, items)}
-        return Evaluation("accuracy", metrics, items, split)
+        answers: list[tuple[int | str, bool]] = list(zip(data.identifiers, (given == 1).tolist(), strict=True))
+        return Evaluation("accuracy", metrics, items, split, answers=answers)
 
     def chance(self, split: str) -> float:
         """Return the score of the best constant answer."""

@@ -6,6 +6,8 @@ Axes: b batch, t text, r regions, d hidden width.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -41,6 +43,7 @@ class Evaluation:
     """A model's score on a split. `items` [examples] is the headline metric item by item, its mean the headline.
 
     Keeping the items lets two models be compared pair by pair. `more_items` are those of further metrics, by name.
+    `answers`: each item's id and what the model answered, as the task says it.
     """
 
     headline: str
@@ -48,6 +51,7 @@ class Evaluation:
     items: np.ndarray
     split: str
     more_items: dict[str, np.ndarray] = field(default_factory=dict)
+    answers: list[tuple[int | str, Any]] = field(default_factory=list)
 
     @property
     def score(self) -> float:
@@ -130,9 +134,26 @@ def symmetric_kl(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     return ((first.exp() - second.exp()) * (first - second)).sum(-1)
 
 
+_at_once: ContextVar[int | None] = ContextVar("examples at once", default=None)
+
+
+@contextmanager
+def examples_at_once(count: int | None) -> Iterator[None]:
+    """Within this, evaluation takes so many examples at once; None: as many as fill a budget of tokens."""
+    before = _at_once.set(count)
+    try:
+        yield
+    finally:
+        _at_once.reset(before)
+
+
 def evaluation_batches(lengths: np.ndarray, tokens: int = 8192) -> Iterator[np.ndarray]:
     """Yield batches of all examples, sorted by length so that little is padded; every example exactly once."""
-    yield from cut_batches(np.argsort(lengths, kind="stable"), lengths, tokens)
+    order, count = np.argsort(lengths, kind="stable"), _at_once.get()
+    if count is None:
+        yield from cut_batches(order, lengths, tokens)
+    else:
+        yield from (order[start : start + count] for start in range(0, len(order), count))
 
 
 def mean_by(items: np.ndarray, groups: Iterable[str], prefix: str) -> dict[str, float]:

@@ -90,21 +90,32 @@ class RefcocoTask(LogitTask):
         return symmetric_kl(F.log_softmax(first, -1), F.log_softmax(second, -1)).sum()
 
     def evaluate(self, model: Model, split: str) -> Evaluation:
-        """Return accuracy on ground-truth boxes and, unless the spec asks for those, on detected ones, the headline."""
-        kinds = ("true", "detected") if self.spec.boxes == "detected" else ("true",)
-        items = {kind: self._right(model, self.expressions(split, kind)) for kind in kinds}
-        metrics = {f"accuracy/{kind}": float(right.mean()) for kind, right in items.items()}
-        return Evaluation(f"accuracy/{self.spec.boxes}", metrics, items[self.spec.boxes], split)
+        """Return accuracy on ground-truth boxes and, unless the spec asks for those, on detected ones, the headline.
 
-    def _right(self, model: Model, data: Expressions) -> np.ndarray:
+        An answer is the place of a region among the headline's.
+        """
+        kinds = ("true", "detected") if self.spec.boxes == "detected" else ("true",)
+        found = {kind: self._right(model, self.expressions(split, kind)) for kind in kinds}
+        items = {kind: right for kind, (right, _) in found.items()}
+        metrics = {f"accuracy/{kind}": float(right.mean()) for kind, right in items.items()}
+        given = found[self.spec.boxes][1]
+        answers: list[tuple[int | str, int]] = list(
+            zip(self.expressions(split, self.spec.boxes).ids, given.tolist(), strict=True)
+        )
+        return Evaluation(f"accuracy/{self.spec.boxes}", metrics, items[self.spec.boxes], split, answers=answers)
+
+    def _right(self, model: Model, data: Expressions) -> tuple[np.ndarray, np.ndarray]:
+        """Return which expressions were found, and the places of the regions that were chosen."""
+        given = np.zeros(len(data.ids), dtype=np.int64)
         boxes = np.zeros((len(data.ids), 4), dtype=np.float64)
         for examples in evaluation_batches(_lengths(data)):
             inputs = self._inputs(data, examples).to(model.device)
             scores = model.head(model.backbone(inputs).regions, inputs.region_mask)
             best = scores.argmax(-1).cpu()
             corners = inputs.boxes.cpu()[torch.arange(len(best)), best].double().numpy()
+            given[examples] = best.numpy()
             boxes[examples] = corners[:, [0, 1, 4, 5]] * np.tile(data.sizes[examples], 2)
-        return (overlap(boxes, data.boxes.astype(np.float64)) > OVERLAP).astype(np.float32)
+        return (overlap(boxes, data.boxes.astype(np.float64)) > OVERLAP).astype(np.float32), given
 
     def chance(self, split: str) -> float:
         """Return the score of guessing a region: the mean share of regions that would count as right."""

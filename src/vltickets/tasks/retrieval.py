@@ -101,7 +101,10 @@ class RetrievalTask(PairTask):
         return inputs.without_sight() if self.spec.blind else inputs
 
     def evaluate(self, model: Model, split: str) -> Evaluation:
-        """Return R@1, 5 and 10 of image (`ir`) and text retrieval (`tr`); the headline is ir@1, an item a caption."""
+        """Return R@1, 5 and 10 of image (`ir`) and text retrieval (`tr`); the headline is ir@1, an item a caption.
+
+        An answer is the number of the image that scores highest for a caption.
+        """
         data = self.scored(split)
         images = np.unique(data.images)
         fast = isinstance(model.backbone, UniterBackbone)
@@ -109,7 +112,8 @@ class RetrievalTask(PairTask):
         table = score(model, data, images, self._seen)
         found = recalls(table, np.searchsorted(images, data.images), DEPTHS)
         metrics = {name: float(items.mean()) for name, items in found.items()}
-        return Evaluation("ir@1", metrics, found["ir@1"], split, {"tr@1": found["tr@1"]})
+        answers: list[tuple[int | str, int]] = list(enumerate(images[table.argmax(1)].tolist()))
+        return Evaluation("ir@1", metrics, found["ir@1"], split, {"tr@1": found["tr@1"]}, answers)
 
     def chance(self, split: str) -> float:
         """Return the R@1 of guessing an image."""

@@ -95,20 +95,22 @@ class VcrTask(LogitTask):
         return super().divergence(first, second) / first.shape[-1]
 
     def evaluate(self, model: Model, split: str) -> Evaluation:
-        """Return Q→A, QA→R under the right answer, and Q→AR, the headline: both right."""
+        """Return Q→A, QA→R under the right answer, and Q→AR, the headline: both right.
+
+        An answer is two places, of the answer and of the rationale, from 0; -1 where the best score stands twice.
+        """
         data = self.choices(split)
-        right = np.zeros(2 * len(data.ids), dtype=np.float32)
+        given = np.zeros(2 * len(data.ids), dtype=np.int64)
         for examples in evaluation_batches(self._lengths(split)):
             inputs = self._batch(split, examples).inputs.to(model.device)
             scores = model.head(model.backbone(inputs).pooled)[:, 1].float().view(-1, CANDIDATES)
-            labels = np.where(
-                examples % 2 == 0, data.answer_labels[examples // 2], data.rationale_labels[examples // 2]
-            )
-            right[examples] = chosen(scores.cpu().numpy()) == labels
+            given[examples] = chosen(scores.cpu().numpy())
+        right = (given == _right_places(data, np.arange(len(given)))).astype(np.float32)
         answer, rationale = right[0::2], right[1::2]
         both = answer * rationale
         metrics = {"q_ar": float(both.mean()), "q_a": float(answer.mean()), "qa_r": float(rationale.mean())}
-        return Evaluation("q_ar", metrics, both, split)
+        answers: list[tuple[int | str, list[int]]] = list(zip(data.ids, given.reshape(-1, 2).tolist(), strict=True))
+        return Evaluation("q_ar", metrics, both, split, answers=answers)
 
     def _lengths(self, split: str) -> np.ndarray:
         data, (texts, _) = self.choices(split), self.sequences(split)
