@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+from vltickets.errors import NoSpace
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share of it, the size a file may have
 
 
 def write_file(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, flush it to the disk, and rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _unused(path)
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    with room_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _unused(path)
+        try:
+            with temporary.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> bool:
     """Write a folder of files that appears whole; return False, and change nothing, where it already exists."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _unused(path)
-    temporary.mkdir()
+    with room_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
     try:
         for name, content in files.items():
             write_file(temporary / name, content)
@@ -46,6 +54,20 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> bool:
             temporary.rmdir()
     _sync_folder(path.parent)
     return True
+
+
+@contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Turn the system's word for a full disk, while `path` is written, into `NoSpace`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise NoSpace(
+            f"no room to write {path} ({error.strerror}); nothing half-written is left: free some space and give the "
+            "same command again, it goes on"
+        ) from None
 
 
 def sha256(content: bytes) -> str:
