@@ -1,4 +1,4 @@
-"""The smallest study that has everything: a dense run, two rounds of pruning, random masks; fresh weights, few scenes."""
+"""The smallest study that has everything: a dense run, two rounds of pruning, random masks; fresh weights."""
 
 from __future__ import annotations
 

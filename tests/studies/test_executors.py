@@ -11,8 +11,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from smallest import SMALLEST, bits, plan_smallest, run_smallest
 
+from smallest import SMALLEST, bits, plan_smallest, run_smallest
 from vltickets.errors import UserError
 from vltickets.reports import read_results
 from vltickets.specs import Train

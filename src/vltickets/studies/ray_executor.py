@@ -45,19 +45,33 @@ class RayCluster:
         except ImportError:
             raise UserError("running on Ray needs Ray: pip install 'vltickets[ray]'") from None
         ours = not ray.is_initialized()  # else it is the calling program's, and stays as it is
-        address = self.address or os.environ.get("RAY_ADDRESS")
+        address = self.address or os.environ.get("RAY_ADDRESS") or "local"
         quiet: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
-        if ours and address is None:
+        if ours and address == "local":
             ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
         elif ours:
             try:
+                _knock(address)
                 ray.init(address, **quiet)
-            except ConnectionError as error:
+            except OSError as error:
                 raise UserError(
                     f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`, or leave the "
                     "address out to run on this machine alone"
                 ) from None
         return RayTasks(ray, store, self.gpus_per_run, ours=ours)
+
+
+def _knock(address: str) -> None:
+    """Make sure that something answers at HOST:PORT: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if address == "auto":
+        return
+    if "://" in address or not host or not port.isdigit():
+        raise UserError(
+            f"{address!r} is no address of a Ray cluster as seen from one of its machines: give HOST:PORT or auto, "
+            "and run the study on such a machine"
+        )
+    socket.create_connection((host, int(port)), timeout=10).close()
 
 
 class RayTasks:
