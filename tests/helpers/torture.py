@@ -1,9 +1,9 @@
 """Kill a small study at random places and moments, many times, and compare its bits with an uninterrupted one's.
 
 `python tests/helpers/torture.py --kills 500 --seed 0`, or `make torture`. Each life is a fork of this process, which
-has torch imported and the data read, and goes on where the last one died. A third of the lives end at a random moment, from
-outside, the others by themselves before a random line of a chosen place. Every fifth has a second invocation beside it
-on the same store, which is killed at a random moment too. After every death, all that is visible must be right.
+has torch imported and the data read, and goes on where the last one died. A third of them end at a random moment, from
+outside, the others by themselves before a random line of a chosen place. Every fifth has a second invocation beside
+it on the same store, which is killed at a random moment too. After every death, all that is visible must be right.
 """
 
 from __future__ import annotations
@@ -129,7 +129,6 @@ class Torture:
                 self._compare(root)
                 self.finished += 1
                 root = self._fresh(str(self.finished))
-        run_smallest(root)
         self._compare(root)
         self.finished += 1
 
@@ -172,6 +171,7 @@ class Torture:
         return Watch(mmap.mmap(-1, 1)), self.draw.uniform(0, SHARE * self.seconds)
 
     def _compare(self, root: Path) -> None:
+        run_smallest(root)  # what is left, and cleaning up after the dead
         if bits(root) != self.bits:
             self._fail(root, "the finished study has other bits")
         if left := list((root / "work").glob("*")):

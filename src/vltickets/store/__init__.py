@@ -4,6 +4,7 @@ from vltickets.store.atomic import sha256, write_file, write_folder
 from vltickets.store.divergence import Divergence, divergence, divergence_path, divergences_behind, note_divergence
 from vltickets.store.exchange import export_records, import_records
 from vltickets.store.store import FORMAT, Record, Store, check_study_name
+from vltickets.store.tidy import tidy
 
 __all__ = [
     "FORMAT",
@@ -18,6 +19,7 @@ __all__ = [
     "import_records",
     "note_divergence",
     "sha256",
+    "tidy",
     "write_file",
     "write_folder",
 ]

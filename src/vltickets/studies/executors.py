@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from vltickets.errors import UserError
 from vltickets.specs import Node
-from vltickets.store import Store
+from vltickets.store import Store, tidy
 from vltickets.studies.graph import Work
 from vltickets.studies.leased import run_leased, serve
 from vltickets.studies.processes import Processes, working_processes
@@ -29,6 +29,7 @@ def execute(
     instead where all of it is the user's to mend, and at once where the disk is full.
     """
     store.prepare()
+    tidy(store)
     for item in work:
         store.put_node(item.node)
     if not work:
