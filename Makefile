@@ -8,6 +8,8 @@ CONSTRAINTS ?= constraints.txt
 OUT ?= demo-out
 WORKERS ?= 2
 ARGS ?=
+KILLS ?= 500
+SEED ?= 0
 
 BIN := $(VENV)/bin
 DEMO := $(VENV)/.installed
@@ -17,10 +19,10 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # A worker's threads would only fight the other worker's.
-test check golden: export OMP_NUM_THREADS ?= 1
+test check golden torture: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types check golden clean
+.PHONY: help venv demo test lint types check golden torture clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +44,9 @@ types: $(DEV)  ## mypy, strict
 
 check: lint types  ## before a commit: lint, types, unit tests (no study)
 	$(PYTEST) -m "not study" $(ARGS)
+
+torture: $(DEV)  ## kill a small study KILLS times (500) at random places; it must end with the same bits
+	PYTHONPATH=src:tests/helpers $(BIN)/python tests/helpers/torture.py --kills $(KILLS) --seed $(SEED)
 
 golden: $(DEV)  ## the tests against ../shared: official modules' outputs, samples of the public data
 	$(PYTEST) -m shared $(ARGS)

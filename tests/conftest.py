@@ -33,7 +33,7 @@ TASKS: dict[str, TaskSpec] = {
     "pretraining": Pretraining(data=DATA, foils=0.5),
 }
 Build = Callable[..., tuple[Model, Task]]
-LONGEST_FIRST = ("test_pretraining.py", "test_crash.py", "test_cli.py")
+LONGEST_FIRST = ("test_pretraining.py", "test_crash.py", "test_torture.py", "test_ray.py", "test_cli.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,6 +13,10 @@ class UserError(Exception):
     """
 
 
+class NoSpace(UserError):
+    """The disk is full: whatever is tried next fails alike, so all work stops."""
+
+
 def unknown(what: str, given: str, allowed: Iterable[str]) -> UserError:
     """Return the error for an unknown name: it names the nearest allowed value and lists them all."""
     names = sorted(allowed)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from vltickets.errors import UserError
 from vltickets.specs import Fresh, Node, Prune, Recipe, Train, Vqa, World, canonical, changed, hash_json, sized
-from vltickets.store import Record, Store, export_records, import_records, write_file, write_folder
+from vltickets.store import Record, Store, export_records, import_records, tidy, write_file, write_folder
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 DENSE = Train(
@@ -471,3 +471,29 @@ def test_a_flipped_byte_is_refused_or_changes_no_content(store: Store, tmp_path:
             assert not target.root.exists()
         else:  # a byte that says nothing, such as a date
             assert target.record(SECOND.digest) == store.record(SECOND.digest)
+
+
+# Leftovers
+
+
+def test_leftovers_of_the_dead_go_and_nothing_of_the_living(store: Store) -> None:
+    half, fresh = (store.root / "runs" / f".{digest}.0123" for digest in (DENSE.digest, SECOND.digest))
+    begun, leased, weightless = (store.work(digest) for digest in ("a" * 20, "b" * 20, "c" * 20))
+    for folder in (half, fresh, begun, leased, weightless):
+        folder.mkdir(parents=True)
+        (folder / "part").write_bytes(b"part")
+    os.utime(half, (0, 0))
+    for digest in ("b" * 20, "c" * 20, "d" * 20):
+        write_folder(store.root / "runs" / digest, {"record.json": b"{}"})
+    for digest in ("b" * 20, "d" * 20):
+        write_folder(store.root / "weights" / digest, {"sums.json": b"{}"})
+    done = store.work("d" * 20)
+    done.mkdir()
+    with store.lease("b" * 20):
+        tidy(store)
+    assert not half.exists()
+    assert not done.exists()
+    for folder in (fresh, begun, leased, weightless):
+        assert (folder / "part").exists()
+    tidy(store)
+    assert not leased.exists()

@@ -97,13 +97,13 @@ def following(plans: Sequence[Planned], console: Console) -> Iterator[Listener]:
         pace.take(event)
         finished += event.state == "finished"
         last = event.state == "finished" and finished == total
-        if event.state == "failed" or last or time.monotonic() - told > PLAIN_SECONDS:
+        problem = _problem(event)
+        if problem or last or time.monotonic() - told > PLAIN_SECONDS:
             told = time.monotonic()
             left = pace.left()
             rest = "" if left is None or last else f", about {duration(left)} left"
             what = names.get(event.digest, event.digest)
-            problem = f" FAILED: {event.message}" if event.state == "failed" else ""
-            console.print(f"{finished}/{total} runs done{rest} ({what}{problem})", soft_wrap=True)
+            console.print(f"{finished}/{total} runs done{rest} ({what}{problem})", soft_wrap=True, markup=False)
 
     yield on_line
 
@@ -145,8 +145,18 @@ def _on_bar(event: Event, pace: Pace, bar: Progress, task: TaskID) -> None:
     bar.update(task, left="" if left is None else f"about {duration(left)} left")
     if event.state == "finished":
         bar.advance(task)
-    elif event.state == "failed":
-        bar.console.print(f"run {event.digest} failed: {event.message}")
+    elif problem := _problem(event):
+        bar.console.print(f"run {event.digest}{problem}", soft_wrap=True, markup=False)
+
+
+def _problem(event: Event) -> str:
+    """Return what went wrong, to be put behind the run's name."""
+    told = {
+        "failed": f" FAILED: {event.message}",
+        "retried": f" diverged and is trained again: {event.message}",
+        "lost": f" lost its worker ({event.message}) and goes on with another",
+    }
+    return told.get(event.state, "")
 
 
 def _names(plans: Sequence[Planned], work: Sequence[Work]) -> dict[str, str]:

@@ -30,6 +30,7 @@ def doctor(as_json: JsonOption = False) -> None:
         "cores": str(working_processes()),
         "free disk (GB)": f"{shutil.disk_usage(Path.cwd()).free / 1e9:.0f}",
         "pyarrow (to read Parquet)": "yes" if importlib.util.find_spec("pyarrow") else "no: vltickets[data]",
+        "ray (studies on a cluster)": "yes" if importlib.util.find_spec("ray") else "no: vltickets[ray]",
         "llvmlite (sparse kernels)": "yes" if importlib.util.find_spec("llvmlite") else "no: vltickets[deploy]",
     }
     problems = []

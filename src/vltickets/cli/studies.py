@@ -6,15 +6,17 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vltickets.cli.console import duration, following, screen, typed
+from vltickets.cli.executor import AddressOption, ExecutorOption, GpusOption, place_to_run
 from vltickets.errors import UserError
 from vltickets.specs import Train
 from vltickets.store import Store, export_records, import_records
 from vltickets.studies.config import Study
+from vltickets.studies.executors import RayCluster, StudyFailed
 from vltickets.studies.graph import steps_of
 from vltickets.studies.loading import load_studies, load_ticket_study
 from vltickets.studies.paper_config import Paper
@@ -64,7 +66,8 @@ def demo(
         )
     name = Path(preset).stem
     wanted = ("imp", study.quoted[-1], study.seeds[0]) if study.quoted else None
-    _run({name: study}, Store(out / "store"), None, workers, as_json, page=out / "report.html", weights_of=wanted)
+    where = place_to_run(None, workers, None, None)
+    _run({name: study}, Store(out / "store"), None, where, as_json, page=out / "report.html", weights_of=wanted)
     _save_ticket(name, study, Store(out / "store"), out, as_json)
 
 
@@ -79,6 +82,9 @@ def run(
     called: NameOption = None,
     preset: PresetOption = None,
     only: OnlyOption = None,
+    executor: ExecutorOption = None,
+    ray_address: AddressOption = None,
+    gpus_per_run: GpusOption = None,
 ) -> None:
     """Run what is left of a study. A killed one goes on where it was; what is done is never done again."""
     if preset is not None and name != "paper":
@@ -91,7 +97,8 @@ def run(
     artefacts = chosen(only) if only is not None else frozenset()
     if artefacts and not all(isinstance(study, Paper) for study in studies.values()):
         raise UserError(f"--only chooses among the paper's tables and figures, and {name} is a study of one ticket")
-    _run(studies, Store(store), data, workers, as_json, page=store / f"{called}.html", whole=whole, only=artefacts)
+    where = place_to_run(executor, workers, ray_address, gpus_per_run)
+    _run(studies, Store(store), data, where, as_json, page=store / f"{called}.html", whole=whole, only=artefacts)
 
 
 @study_app.command("status")
@@ -113,6 +120,8 @@ def status(
         screen().print(
             f"{row['study']}: {row['done']} of {row['cells']} cells done; missing: {row['missing'] or 'none'}"
         )
+        for sentence in row["diverged"]:
+            screen().print(f"  {sentence}", soft_wrap=True, markup=False)
 
 
 @study_app.command("export")
@@ -182,7 +191,7 @@ def _run(
     studies: Mapping[str, Study | Paper],
     store: Store,
     data: Path | None,
-    workers: int | None,
+    where: tuple[int, RayCluster | None],
     as_json: bool,
     *,
     page: Path,
@@ -190,15 +199,15 @@ def _run(
     weights_of: tuple[str, float, int] | None = None,
     only: frozenset[str] = frozenset(),
 ) -> None:
-    from vltickets.studies.executors import working_processes
     from vltickets.studies.run import note_whole, plan_study, run_studies
 
     started = time.perf_counter()
     console = screen(to_stderr=as_json)
     for told in [whole] if whole is not None else studies.values():
         console.print(f"{told.title}\n{told.note}".strip(), soft_wrap=True)
-    processes = working_processes() if workers is None else workers
-    known = -1
+    workers, cluster = where
+    place = "on Ray" if cluster else f"{workers or 'no'} worker processes"
+    known, failure = -1, None
     while True:
         plans = [plan_study(name, one, store, data, weights_of=weights_of, only=only) for name, one in studies.items()]
         cells = sum(len(planned.cells) for planned in plans)
@@ -207,12 +216,19 @@ def _run(
         known = cells
         if whole is not None:
             note_whole(page.stem, whole, plans, store, command=typed())
-        console.print(f"{_to_do(plans)}, {processes or 'no'} worker processes; store: {store.root}", soft_wrap=True)
-        with following(plans, console) as listen:
-            run_studies(plans, store, workers=processes, listen=listen, command=typed())
+        console.print(f"{_to_do(plans)}, {place}; store: {store.root}", soft_wrap=True)
+        failure = None
+        try:
+            with following(plans, console) as listen:
+                run_studies(plans, store, workers=workers, listen=listen, command=typed(), cluster=cluster)
+        except StudyFailed as error:  # all else is done and shown
+            failure = error
         if not any(isinstance(study, Paper) for study in studies.values()):
             break
-    _finish(page.stem if whole is not None else next(iter(studies)), store, page, as_json, started)
+    state = f"{'not whole after' if failure else 'done in'} {duration(time.perf_counter() - started)}"
+    _finish(page.stem if whole is not None else next(iter(studies)), store, page, as_json, state)
+    if failure is not None:
+        raise failure
 
 
 def _to_do(plans: Sequence[Planned]) -> str:
@@ -227,15 +243,16 @@ def _to_do(plans: Sequence[Planned]) -> str:
     return f"{cells} cells{runs} {len(work)} runs to do ({steps} steps)"
 
 
-def _finish(name: str, store: Store, page: Path, as_json: bool, started: float) -> None:
+def _finish(name: str, store: Store, page: Path, as_json: bool, state: str) -> None:
     """Write the page, and show what was found."""
     from vltickets import reports
 
-    last_line = f"done in {duration(time.perf_counter() - started)}; page: {page}"
+    last_line = f"{state}; page: {page}"
     if store.study(name)["study"] in ("paper", "whole"):
         parts = reports.read_papers(store, name)
         reports.write_paper_page(parts, page)
-        _show_paper(parts, as_json, last_line)
+        notes = [f"Note: {sentence}" for sentence in reports.diverged_cells(store, store.study(name)["cells"])]
+        _show_paper(parts, as_json, "\n".join([*notes, last_line]))
         return
     results = reports.read_results(store, name)
     reports.write_page(results, page)
@@ -283,11 +300,14 @@ def _save_ticket(name: str, study: Study, store: Store, out: Path, quiet: bool) 
     screen(to_stderr=quiet).print(f"ticket: {path}; next: vltickets ticket show {path}", soft_wrap=True)
 
 
-def _counts(store: Store, name: str) -> dict[str, object]:
+def _counts(store: Store, name: str) -> dict[str, Any]:
+    from vltickets import reports
+
     cells = store.study(name)["cells"]
     missing: dict[str, int] = {}
     for cell in cells:
         if not (store.root / "runs" / cell["node"] / "record.json").exists():
             missing[cell["baseline"]] = missing.get(cell["baseline"], 0) + 1
     rest = ", ".join(f"{count} {baseline}" for baseline, count in sorted(missing.items()))
-    return {"cells": len(cells), "done": len(cells) - sum(missing.values()), "missing": rest}
+    done = len(cells) - sum(missing.values())
+    return {"cells": len(cells), "done": done, "missing": rest, "diverged": reports.diverged_cells(store, cells)}

@@ -33,7 +33,9 @@ def finding(results: Results) -> list[str]:
 def warnings(results: Results) -> list[str]:
     """Return what a careful reader must know besides the finding; an empty list is the best case."""
     checks = (_unfinished, _few_seeds, _under_trained, _beats_dense, _random_passes, _blind_as_good)
-    return [text for check in (*checks, _gate_linear, _gate_theta0, _unstable_dense) if (text := check(results))]
+    return [*results.diverged] + [
+        text for check in (*checks, _gate_linear, _gate_theta0, _unstable_dense) if (text := check(results))
+    ]
 
 
 def _passing(results: Results, row: Row) -> str:

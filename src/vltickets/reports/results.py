@@ -11,6 +11,7 @@ import numpy as np
 
 from vltickets.errors import UserError
 from vltickets.reports import wording
+from vltickets.reports.diverged import diverged_cells
 from vltickets.store import Record, Store
 from vltickets.store.store import check_format
 from vltickets.studies.verdicts import Verdict, highest_sparsity, judge
@@ -66,12 +67,14 @@ class Results:
     """All that a report says: the study as planned, its rows in the order of the table, and the finished records.
 
     `ancestors` are the finished records of what the cells needed besides each other: pre-training and masks.
+    `diverged` says in words which cells have no number because a training diverged.
     """
 
     study: Mapping[str, Any]
     rows: tuple[Row, ...]
     records: Mapping[str, Record]
     ancestors: tuple[Record, ...] = ()
+    diverged: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -139,7 +142,8 @@ def read_results(store: Store, name: str) -> Results:
         extra.append(Row("chance", 0.0, float(chance), None, 0))
     others = set(store.with_ancestors(records)) - {digest for *_, digest in cells}
     ancestors = tuple(store.record(digest) for digest in sorted(others) if _is_finished(store, digest))
-    return Results(study, tuple(sorted([*rows, *extra], key=_place)), records, ancestors)
+    diverged = tuple(diverged_cells(store, study["cells"]))
+    return Results(study, tuple(sorted([*rows, *extra], key=_place)), records, ancestors, diverged)
 
 
 def rows_as_json(results: Results) -> list[dict[str, Any]]:

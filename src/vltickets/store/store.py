@@ -2,7 +2,7 @@
 
 Layout of a store: `nodes/DIGEST.json` what was asked for; `runs/DIGEST/` a finished result (`record.json` and arrays);
 `weights/DIGEST/` a training's weights, which a record can do without; `work/DIGEST/` checkpoints of what is under way;
-`imported/SHA256.safetensors` weights from elsewhere;
+`imported/SHA256.safetensors` weights from elsewhere; `diverged/DIGEST.json` how often its training diverged;
 `leases/DIGEST.lock` who runs it now; `studies/NAME.json` which node stands in which cell of a study.
 """
 
@@ -25,7 +25,7 @@ from safetensors.numpy import save as save_arrays
 
 from vltickets.errors import UserError
 from vltickets.specs import Node, canonical, hash_json, node_from_json, parents
-from vltickets.store.atomic import sha256, write_file, write_folder
+from vltickets.store.atomic import room_for, sha256, write_file, write_folder
 
 FORMAT = 1
 Arrays = Mapping[str, np.ndarray]
@@ -249,11 +249,12 @@ class Store:
 
         The operating system frees the lease when its holder dies, however it dies.
         """
-        folder = self.root / "leases"
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{digest}.lock")
+        path = self.root / "leases" / f"{digest}.lock"
+        lock = FileLock(path)
         try:
-            lock.acquire(timeout=0)
+            with room_for(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                lock.acquire(timeout=0)
         except Timeout:
             yield False
             return

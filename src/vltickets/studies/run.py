@@ -16,7 +16,7 @@ from vltickets.scenes import WORLD_VERSION
 from vltickets.specs import DataSpec, Node, TaskSpec, Train, World, changed, parse, parse_backbone
 from vltickets.store import Store, check_study_name
 from vltickets.studies.config import Common, Study, task_on
-from vltickets.studies.executors import Listener, execute
+from vltickets.studies.executors import Listener, RayCluster, StudyFailed, execute
 from vltickets.studies.first_ticket import first_ticket
 from vltickets.studies.graph import Cell, Work, plan, steps_of
 from vltickets.studies.oracle import oracle_score
@@ -125,18 +125,41 @@ def _with_sizes(study: Study | Paper, data: DataSpec, source: Source) -> Study |
     return changed(study, **found) if found else study
 
 
-def run_study(planned: Planned, store: Store, *, workers: int, listen: Listener, command: str) -> None:
+def run_study(
+    planned: Planned,
+    store: Store,
+    *,
+    workers: int,
+    listen: Listener,
+    command: str,
+    cluster: RayCluster | None = None,
+) -> None:
     """Run what is left of a study, and keep its cells for `report`. What is done already stays as it is."""
-    run_studies([planned], store, workers=workers, listen=listen, command=command)
+    run_studies([planned], store, workers=workers, listen=listen, command=command, cluster=cluster)
 
 
-def run_studies(plans: Sequence[Planned], store: Store, *, workers: int, listen: Listener, command: str) -> None:
-    """Run what is left of several studies side by side. Each counts its share of the time, by steps."""
+def run_studies(
+    plans: Sequence[Planned],
+    store: Store,
+    *,
+    workers: int,
+    listen: Listener,
+    command: str,
+    cluster: RayCluster | None = None,
+) -> None:
+    """Run what is left of several studies side by side. Each counts its share of the time, by steps.
+
+    Raises as `execute` does; where only some runs failed (`StudyFailed`), all else is kept as after a whole run.
+    """
     earlier = [_earlier(planned, store) for planned in plans]
     for planned, (phases, rows) in zip(plans, earlier, strict=True):
         note_study(planned, store, command=command, workers=workers, phases=phases, rows=rows)
     started = time.perf_counter()
-    execute(merged(plans), store, workers=workers, listen=listen)
+    failure = None
+    try:
+        execute(merged(plans), store, workers=workers, listen=listen, cluster=cluster)
+    except StudyFailed as error:
+        failure = error
     ran = time.perf_counter() - started
     steps = sum(planned.steps_left for planned in plans)
     for planned, (phases, _) in zip(plans, earlier, strict=True):
@@ -150,6 +173,8 @@ def run_studies(plans: Sequence[Planned], store: Store, *, workers: int, listen:
         }
         whole = {name: phases.get(name, 0.0) + seconds for name, seconds in spent.items()}
         note_study(planned, store, command=command, workers=workers, phases=whole, rows=rows)
+    if failure is not None:
+        raise failure
 
 
 def note_study(

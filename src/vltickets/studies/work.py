@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from functools import lru_cache
@@ -31,7 +32,7 @@ from vltickets.store import Record, Store
 from vltickets.tasks import Evaluation, Model, Task, build_task
 from vltickets.tickets import HoldZeros, Mask, initialise, pattern_of, prune_like, random_scores
 from vltickets.tickets.initialisations import start_tensors
-from vltickets.training import Checkpoint, Progress, evaluate, train
+from vltickets.training import Checkpoint, Diverged, Progress, evaluate, train
 
 
 def run_node(node: Node, store: Store, progress: Progress | None = None) -> None:
@@ -61,12 +62,20 @@ def _run_train(node: Train, store: Store, progress: Progress | None) -> None:
         progress=progress,
     )
     evaluation = evaluate(model, task, node.task.split, threads=node.recipe.threads)
+    _check_finite(evaluation)
     weights = {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
     store.put_weights(node, weights, {"vocabulary": source.vocabulary.text(), **task.labels()})
     if store.has(node):  # it was imported, and only the weights were wanted
         store.end_work(node.digest)
     else:
         store.finish(node, _train_record(node, state, evaluation, known), {"items": _compact(evaluation)})
+
+
+def _check_finite(evaluation: Evaluation) -> None:
+    """Refuse scores that are no numbers: a mean over seeds must not swallow them."""
+    for name, value in {"score": evaluation.score, **evaluation.metrics}.items():
+        if not math.isfinite(value):
+            raise Diverged(f"the metric {name} is {value} after training; try a lower learning rate")
 
 
 def build_model(backbone: BackboneSpec, recipe: Recipe, task: Task, source: Source) -> Model:

@@ -16,7 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vltickets.store import Store
-from vltickets.studies.executors import Event, failed, run_leased
+from vltickets.studies.leased import serve
+from vltickets.studies.scheduling import Event
 
 
 def main(root: str) -> None:
@@ -32,12 +33,7 @@ def main(root: str) -> None:
         out.flush()
 
     while True:
-        digest = inbox.get()
-        try:
-            if not run_leased(store.node(digest), store, tell):
-                tell(Event("waiting", digest))
-        except Exception as error:  # whatever a run dies of is told, and the next one is served
-            tell(failed(digest, error))
+        serve(inbox.get(), store, tell)
 
 
 def _listen(inbox: queue.Queue[str]) -> None:

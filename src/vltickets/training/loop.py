@@ -42,7 +42,7 @@ class Hook(Protocol):
 
 
 class Diverged(RuntimeError):
-    """The loss is no longer a number; nothing after it would mean anything."""
+    """A loss, a gradient, a weight or a score is no longer a number; nothing after it would mean anything."""
 
 
 def train(
@@ -63,7 +63,7 @@ def train(
     With a `checkpoint` path, the state is kept there every 20 seconds and a run that finds one goes on from it. At the
     end it is left at `handover`, unless one is there: a longer run of the same node goes on from θᵢ with the same bits.
     Returns the last state: curve of (step, mean loss since the last point) and the seconds of all sittings. Raises
-    `Diverged` when the loss is not finite.
+    `Diverged` when a loss, a gradient or a final weight is not finite.
     """
     torch.set_num_threads(recipe.threads)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
@@ -116,6 +116,8 @@ def train(
         if checkpoint is not None and step + 1 < end and time.monotonic() - kept > CHECKPOINT_SECONDS:
             save_checkpoint(checkpoint, model, optimizer, state)
             kept = time.monotonic()
+    if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters()):
+        raise Diverged(f"a weight is not finite after step {end}; try a lower learning rate or a longer warm-up")
     if handover is not None and not handover.exists():
         save_checkpoint(handover, model, optimizer, state)
     return state
