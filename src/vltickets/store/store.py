@@ -9,6 +9,7 @@ Layout of a store: `nodes/DIGEST.json` what was asked for; `runs/DIGEST/` a fini
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -56,6 +57,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._runs = os.fspath(root / "runs")
         marker = root / "store.json"
         if marker.exists():
             check_format(_read_json(marker), f"the store {root}")
@@ -135,7 +137,7 @@ class Store:
 
     def has(self, node: Node) -> bool:
         """Is the node's result finished?"""
-        return (self.root / "runs" / node.digest / "record.json").exists()
+        return os.path.exists(f"{self._runs}/{node.digest}/record.json")  # asked of thousands: pathlib is slower
 
     def finish(self, node: Node, record: Record, arrays: Mapping[str, Arrays]) -> None:
         """Make a result visible, whole; one that is already there stays as it is."""
