@@ -2,12 +2,13 @@
 
 from vltickets.store.atomic import sha256, write_file, write_folder
 from vltickets.store.exchange import export_records, import_records
-from vltickets.store.store import FORMAT, Record, Store, check_study_name
+from vltickets.store.store import FORMAT, Record, Store, check_format, check_study_name
 
 __all__ = [
     "FORMAT",
     "Record",
     "Store",
+    "check_format",
     "check_study_name",
     "export_records",
     "import_records",

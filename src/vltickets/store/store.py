@@ -37,7 +37,8 @@ class Record:
     """A finished result: the node's canonical JSON, its numbers, and the hashes of its files.
 
     `metrics` are fractions in [0, 1] unless the name says otherwise; `curve` holds (step, loss) pairs, `parts` those of
-    each pre-training objective; `seconds` is the time spent in all sittings; `machine` says where.
+    each pre-training objective; `seconds` is the time spent in all sittings; `machine` says where. `phases` are the
+    seconds of a training's last sitting that are not training: `setup` (data, model, start), `scoring`, `writing`.
     """
 
     digest: str
@@ -49,6 +50,7 @@ class Record:
     machine: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     parts: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    phases: dict[str, float] = field(default_factory=dict)
     format: int = FORMAT
 
 
@@ -137,7 +139,7 @@ class Store:
 
     def has(self, node: Node) -> bool:
         """Is the node's result finished?"""
-        return os.path.exists(f"{self._runs}/{node.digest}/record.json")  # asked of thousands: pathlib is slower
+        return os.path.exists(f"{self._runs}/{node.digest}/record.json")  # noqa: PTH110 (thousands are asked for)
 
     def finish(self, node: Node, record: Record, arrays: Mapping[str, Arrays]) -> None:
         """Make a result visible, whole; one that is already there stays as it is."""

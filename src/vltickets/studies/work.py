@@ -43,11 +43,13 @@ def run_node(node: Node, store: Store, progress: Progress | None = None) -> None
 
 
 def _run_train(node: Train, store: Store, progress: Progress | None) -> None:
+    started = time.perf_counter()
     source = open_source(node.task.data, store)
     task = _task(node.task, source, node.backbone)
     model = build_model(node.backbone, node.recipe, task, source)
     known = initialise(model, task, node, store)
     hooks = [HoldZeros(model, load_mask(node.mask, store), zero_stays=True)] if node.mask is not None else []
+    ready = time.perf_counter()
     state = train(
         model,
         task,
@@ -60,13 +62,16 @@ def _run_train(node: Train, store: Store, progress: Progress | None) -> None:
         handover=_handover(node, store),
         progress=progress,
     )
+    trained = time.perf_counter()
     evaluation = evaluate(model, task, node.task.split, threads=node.recipe.threads)
+    scored = time.perf_counter()
     weights = {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
     store.put_weights(node, weights, {"vocabulary": source.vocabulary.text(), **task.labels()})
     if store.has(node):  # it was imported, and only the weights were wanted
         store.end_work(node.digest)
     else:
-        store.finish(node, _train_record(node, state, evaluation, known), {"items": _compact(evaluation)})
+        phases = {"setup": ready - started, "scoring": scored - trained, "writing": time.perf_counter() - scored}
+        store.finish(node, _train_record(node, state, evaluation, known, phases), {"items": compact(evaluation)})
 
 
 def build_model(backbone: BackboneSpec, recipe: Recipe, task: Task, source: Source) -> Model:
@@ -131,7 +136,9 @@ def _start_weights(node: OneShot, shapes: dict[str, tuple[int, ...]], store: Sto
     return weights
 
 
-def _train_record(node: Train, state: Checkpoint, evaluation: Evaluation, known: int) -> Record:
+def _train_record(
+    node: Train, state: Checkpoint, evaluation: Evaluation, known: int, phases: dict[str, float]
+) -> Record:
     """Return the record; `known` answers were taken over from the start's answer head."""
     taken = {"answers_transferred": float(known)} if known else {}
     return Record(
@@ -143,6 +150,7 @@ def _train_record(node: Train, state: Checkpoint, evaluation: Evaluation, known:
         parts=state.parts,
         seconds=state.seconds,
         machine=machine(),
+        phases=phases,
     )
 
 
@@ -166,7 +174,7 @@ def _rewind_step(node: Train) -> int:
     return (node.start.train.until or 0) if isinstance(node.start, Rewound) else 0
 
 
-def _compact(evaluation: Evaluation) -> dict[str, np.ndarray]:
+def compact(evaluation: Evaluation) -> dict[str, np.ndarray]:
     """Return item scores by name in half precision: they are 0, 1 or VQA's tenths."""
     items = {"score": evaluation.items, **evaluation.more_items}
     return {name: values.astype(np.float16) for name, values in items.items()}
