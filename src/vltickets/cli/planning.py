@@ -134,14 +134,18 @@ def lines(expected: Forecast, *, gpu: bool) -> list[str]:
     out = [f"{runs} runs{saved}: {expected.done} done, {expected.left} left"]
     if not expected.left:
         return out
+    if not expected.seconds:
+        return [*out, "what they take is not known here: leave out --no-calibrate, or name a --device that knows"]
     least = "at least " if expected.unknown else ""
     if expected.unknown:
         out.append(f"nothing is known of {expected.unknown} runs that are left; they count as nothing below")
+    busy = expected.wall > 1.2 * expected.idle_wall
+    idle = f", as busy as this machine was when measured ({duration(expected.idle_wall)} when idle)" if busy else ""
     processes = f"{expected.workers} process{'es' if expected.workers > 1 else ''}"
     chain = f"{len(expected.chain)} runs, {duration(expected.chain_seconds)}"
-    out.append(f"time: {least}{duration(expected.wall)} on {processes}; the longest chain: {chain}")
+    out.append(f"time: {least}{duration(expected.wall)} on {processes}{idle}; the longest chain: {chain}")
     hours = "GPU-hours" if gpu else "core-hours"
-    out.append(f"{hours}: {least}{expected.core_seconds / 3600:.2f}")
+    out.append(f"{hours}: {least}{sum(expected.processor.values()) / 3600:.2f}")
     parts = ", ".join(f"{name} {_bytes(size)}" for name, size in expected.disk.items() if size)
     out.append(f"disk: {least}{_bytes(sum(expected.disk.values()))} ({parts})")
     return out
@@ -157,10 +161,11 @@ def show_compared(rows: list[Compared], console: Console) -> None:
     table = Table(title="planned against actual, of finished runs", title_justify="left", box=None, pad_edge=False)
     for title in ("", "task", "baseline"):
         table.add_column(title)
-    for title in ("runs", "planned", "actual", "error"):
+    for title in ("runs", "planned", "actual", "error", "processor: planned", "actual", "error"):
         table.add_column(title, justify="right")
     for row in [*finished, total(finished)]:
         values = [str(row.runs), duration(row.planned), duration(row.actual), f"{100 * row.error:+.0f} %"]
+        values += [duration(row.planned_processor), duration(row.processor), f"{100 * row.processor_error:+.0f} %"]
         table.add_row(row.label.kind, row.label.task, row.label.baseline, *values)
     console.print(table)
 
@@ -171,9 +176,9 @@ def forecast_as_json(name: str, expected: Forecast, *, gpu: bool, nodes: bool) -
         "study": name,
         **{key: getattr(expected, key) for key in ("runs", "done", "left", "apart", "unknown", "workers", "more")},
         "wall_seconds": expected.wall,
+        "idle_wall_seconds": expected.idle_wall,
         "chain": {"runs": list(expected.chain), "seconds": expected.chain_seconds},
-        "core_hours": expected.core_seconds / 3600,
-        "gpu_hours": expected.core_seconds / 3600 if gpu else None,
+        "gpu_hours" if gpu else "core_hours": sum(expected.processor.values()) / 3600,
         "disk_bytes": {key: round(value) for key, value in expected.disk.items()},
         "groups": [
             {**vars(group.label), **{key: value for key, value in vars(group).items() if key != "label"}}
@@ -193,6 +198,7 @@ def _as_json(row: Compared) -> dict[str, Any]:
         **vars(row.label),
         **{key: value for key, value in vars(row).items() if key != "label"},
         "error": row.error,
+        "processor_error": row.processor_error,
     }
 
 

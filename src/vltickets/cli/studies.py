@@ -22,6 +22,7 @@ from vltickets.studies.whole import Whole, chosen, sharing
 
 if TYPE_CHECKING:
     from vltickets.reports import Papers, Results
+    from vltickets.studies.forecast import Forecast
     from vltickets.studies.run import Planned
 
 study_app = typer.Typer(no_args_is_help=True, help="Run, watch, carry and report studies.")
@@ -191,6 +192,8 @@ def _run(
     only: frozenset[str] = frozenset(),
 ) -> None:
     from vltickets.studies.executors import working_processes
+    from vltickets.studies.outcome import keep_forecast
+    from vltickets.studies.planning import expected
     from vltickets.studies.run import note_whole, plan_study, run_studies
 
     started = time.perf_counter()
@@ -198,6 +201,8 @@ def _run(
     for told in [whole] if whole is not None else studies.values():
         console.print(f"{told.title}\n{told.note}".strip(), soft_wrap=True)
     processes = working_processes() if workers is None else workers
+    called = page.stem if whole is not None else next(iter(studies))
+    foreseen: list[Forecast] = []
     known = -1
     while True:
         plans = [plan_study(name, one, store, data, weights_of=weights_of, only=only) for name, one in studies.items()]
@@ -208,11 +213,16 @@ def _run(
         if whole is not None:
             note_whole(page.stem, whole, plans, store, command=typed())
         console.print(f"{_to_do(plans)}, {processes or 'no'} worker processes; store: {store.root}", soft_wrap=True)
+        foreseen.append(expected(plans, store, processes))
+        keep_forecast(called, foreseen[-1], store)
+        if foreseen[-1].left:
+            console.print(_expectation(foreseen[-1]), soft_wrap=True)
         with following(plans, console) as listen:
             run_studies(plans, store, workers=processes, listen=listen, command=typed())
         if not any(isinstance(study, Paper) for study in studies.values()):
             break
-    _finish(page.stem if whole is not None else next(iter(studies)), store, page, as_json, started)
+    took = time.perf_counter() - started
+    _finish(called, store, page, as_json, f"done in {duration(took)}{_against(called, store, foreseen, took)}")
 
 
 def _to_do(plans: Sequence[Planned]) -> str:
@@ -227,11 +237,11 @@ def _to_do(plans: Sequence[Planned]) -> str:
     return f"{cells} cells{runs} {len(work)} runs to do ({steps} steps)"
 
 
-def _finish(name: str, store: Store, page: Path, as_json: bool, started: float) -> None:
+def _finish(name: str, store: Store, page: Path, as_json: bool, done: str) -> None:
     """Write the page, and show what was found."""
     from vltickets import reports
 
-    last_line = f"done in {duration(time.perf_counter() - started)}; page: {page}"
+    last_line = f"{done}; page: {page}"
     if store.study(name)["study"] in ("paper", "whole"):
         parts = reports.read_papers(store, name)
         reports.write_paper_page(parts, page)
@@ -240,6 +250,25 @@ def _finish(name: str, store: Store, page: Path, as_json: bool, started: float) 
     results = reports.read_results(store, name)
     reports.write_page(results, page)
     _show(results, as_json, last_line)
+
+
+def _expectation(foreseen: Forecast) -> str:
+    """Return how long the runs should take; how to know it, where nothing is known of some."""
+    if foreseen.unknown:
+        return f"how long {foreseen.unknown} of them take is not known: `vltickets study plan` measures it"
+    return f"expected to take {duration(foreseen.wall)}"
+
+
+def _against(name: str, store: Store, foreseen: Sequence[Forecast], took: float) -> str:
+    """Return how this sitting and all its study's runs compare with what was planned, where it was."""
+    from vltickets.studies.outcome import compared, total
+
+    whole = total(compared(name, store))
+    if not whole.runs or not any(one.left for one in foreseen):
+        return ""
+    wall = sum(one.wall for one in foreseen)
+    planned = "" if any(one.unknown for one in foreseen) else f" (planned {duration(wall)}, {wall / took - 1:+.0%})"
+    return f"{planned}; {whole.runs} runs planned {duration(whole.planned)}, took {duration(whole.actual)}"
 
 
 def _show(results: Results, as_json: bool, last_line: str) -> None:

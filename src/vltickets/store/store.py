@@ -39,6 +39,7 @@ class Record:
     `metrics` are fractions in [0, 1] unless the name says otherwise; `curve` holds (step, loss) pairs, `parts` those of
     each pre-training objective; `seconds` is the time spent in all sittings; `machine` says where. `phases` are the
     seconds of a training's last sitting that are not training: `setup` (data, model, start), `scoring`, `writing`.
+    `processor_seconds` is the processor time of all threads; earlier sittings' is taken to be as the last's.
     """
 
     digest: str
@@ -51,6 +52,7 @@ class Record:
     files: dict[str, str] = field(default_factory=dict)
     parts: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     phases: dict[str, float] = field(default_factory=dict)
+    processor_seconds: float = 0.0
     format: int = FORMAT
 
 

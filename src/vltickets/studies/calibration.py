@@ -100,7 +100,9 @@ class _Bench:
         initialise(model, read.task, changed(node, task=spec, start=Fresh(), mask=None, until=None), self.scratch)
         hooks = [] if node.mask is None else [HoldZeros(model, _half(node.mask), zero_stays=True)]
         setup = time.perf_counter() - started
+        started, processor = time.perf_counter(), time.process_time()
         step_seconds = _step_seconds(model, read.task, node, hooks, self.budget)
+        busy = _busy(time.perf_counter() - started, time.process_time() - processor, node.recipe.threads)
         key = (spec.digest, node.backbone.digest, str(node.recipe.threads))
         if key not in self._scored:
             self._scored[key] = _scoring(model, read.task, node)
@@ -113,6 +115,7 @@ class _Bench:
             record_bytes=items * ratio.items + JSON_BYTES,
             read_seconds=read.read * ratio.read,
             once_seconds=read.made * ratio.read,
+            busy=busy,
             evidence=EVIDENCE if evaluation is not None else f"{EVIDENCE}, scoring at least",
         )
 
@@ -174,6 +177,12 @@ def _step_seconds(model: Model, task: Task, node: Train, hooks: list[HoldZeros],
     return (times[-1] - times[WARM_STEPS]) / (len(times) - 1 - WARM_STEPS)
 
 
+def _busy(seconds: float, processor_seconds: float, threads: int) -> float:
+    """Return time over processor time of one thread; a GPU's work takes no processor time, and counts as it is."""
+    on_processor = this_machine()["device"] == "cpu"
+    return max(seconds * threads / processor_seconds, 1.0) if on_processor and processor_seconds else 1.0
+
+
 def _scoring(model: Model, task: Task, node: Train) -> tuple[float, Evaluation | None]:
     """Return the seconds of scoring the split, and what was scored; None where that takes too long to wait for."""
     started = time.perf_counter()
@@ -195,11 +204,12 @@ def _scoring(model: Model, task: Task, node: Train) -> tuple[float, Evaluation |
 
 def _mask(node: MaskSource) -> Cost:
     shapes = prunable_shapes(backbone_of(node))
-    started = time.perf_counter()
+    started, processor = time.perf_counter(), time.process_time()
     packed = prune(random_scores(node.seed if node.kind == "random" else 0, shapes), Mask.dense(shapes), 0.5).packed()
     seconds = time.perf_counter() - started
+    busy = _busy(seconds, time.process_time() - processor, threads=1)
     size = sum(bits.nbytes for bits in packed.values())
-    return Cost(0.0, seconds, 0.0, size + JSON_BYTES / 4, evidence=EVIDENCE)
+    return Cost(0.0, seconds, 0.0, size + JSON_BYTES / 4, busy=busy, evidence=EVIDENCE)
 
 
 @lru_cache(maxsize=8)

@@ -44,6 +44,7 @@ class Cost:
 
     Beyond that, `read_seconds` is reading the task's data, which a process keeps for its next runs, and `once_seconds`
     making the world's files. Both are 0 where records are the evidence: their `setup` has them, spread over the runs.
+    `busy` is how much longer than its own processor time a run took while it was measured: about 1 on an idle machine.
     `evidence` says what the figures rest on.
     """
 
@@ -53,6 +54,7 @@ class Cost:
     record_bytes: float
     read_seconds: float = 0.0
     once_seconds: float = 0.0
+    busy: float = 1.0
     evidence: str = ""
 
     def seconds(self, node: Node) -> float:
@@ -194,7 +196,7 @@ def _cost(records: Sequence[Record], store: Store) -> Cost:
     kept = [sum(path.stat().st_size for path in (store.root / "runs" / record.digest).iterdir()) for record in records]
     evidence = f"{len(records)} record{'s' if len(records) > 1 else ''}"
     if records[0].kind != "train":
-        return Cost(0.0, seconds / len(records), 0.0, _mean(kept), evidence=evidence)
+        return Cost(0.0, seconds / len(records), 0.0, _mean(kept), busy=_busy(records), evidence=evidence)
     steps = sum(record.spec.get("until", record.spec["recipe"]["steps"]) for record in records)
     rests = [sum(record.phases.values()) for record in records if record.phases]
     return Cost(
@@ -202,8 +204,22 @@ def _cost(records: Sequence[Record], store: Store) -> Cost:
         rest_seconds=_mean(rests),
         weights_bytes=_mean(weights),
         record_bytes=_mean(kept),
+        busy=_busy(records),
         evidence=evidence,
     )
+
+
+def _busy(records: Sequence[Record]) -> float:
+    """Return time over processor time of one thread."""
+    known = [record for record in records if record.processor_seconds]
+    threads = known[0].spec.get("recipe", {}).get("threads", 1) if known else 1
+    processor = sum(record.processor_seconds for record in known)
+    return max(threads * sum(map(spent, known)) / processor, 1.0) if processor else 1.0
+
+
+def spent(record: Record) -> float:
+    """Return all the seconds of a finished run that are known: records of earlier versions have no phases."""
+    return record.seconds + sum(record.phases.values())
 
 
 def _weights(store: Store, record: Record) -> Path:

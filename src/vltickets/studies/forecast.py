@@ -48,8 +48,10 @@ class Group:
 class Forecast:
     """A plan's costs. `waiting` are the runs that are left, `seconds` has those of which something is known, by digest.
 
-    `wall` is the time on `workers` processes, `chain` the longest one of runs that wait for each other; `core_seconds`
-    all processors' time together, or the device's where there is one. `disk` is in bytes, by what takes it.
+    `wall` is the time on `workers` processes, `idle_wall` the same on a machine that does nothing else (the figures may
+    be of a busier one), `chain` the longest one of runs that wait for each other. `processor` is the processor time of
+    each run in seconds, of all its threads; where a GPU does the work, the run's time. `disk` is in bytes, by what
+    takes it.
     `apart` is how many runs there would be if artefacts (or baselines) shared none with each other.
     """
 
@@ -59,8 +61,9 @@ class Forecast:
     seconds: Mapping[str, float]
     workers: int
     wall: float
+    idle_wall: float
     chain: tuple[str, ...]
-    core_seconds: float
+    processor: Mapping[str, float]
     disk: Mapping[str, float]
     runs: int
     done: int
@@ -93,6 +96,7 @@ def forecast(plans: Sequence[Planned], store: Store, costs: Mapping[str, Cost], 
     shapes = Shapes()
     cost_of = {item.node.digest: cost for item in work if (cost := costs.get(shapes.of(item.node))) is not None}
     seconds = _seconds(work, cost_of, store, max(workers, 1))
+    alone = {digest: value / cost_of[digest].busy for digest, value in seconds.items()}
     threads = {item.node.digest: item.node.recipe.threads if isinstance(item.node, Train) else 1 for item in work}
     left = {item.node.digest for item in work}
     done = {digest for digest, node in nodes.items() if digest not in left and store.has(node)}
@@ -103,8 +107,9 @@ def forecast(plans: Sequence[Planned], store: Store, costs: Mapping[str, Cost], 
         seconds=seconds,
         workers=max(workers, 1),
         wall=side_by_side(work, seconds, max(workers, 1)),
+        idle_wall=side_by_side(work, alone, max(workers, 1)),
         chain=longest_chain(work, seconds),
-        core_seconds=sum(value * threads[digest] for digest, value in seconds.items()),
+        processor={digest: value * threads[digest] for digest, value in alone.items()},
         disk=_disk(work, cost_of, max(workers, 1)),
         runs=len(nodes),
         done=len(done),

@@ -17,10 +17,12 @@ from vltickets.studies.costs import (
     Figures,
     costs_from_records,
     figures_path,
+    joined,
     read_figures,
     unknown,
 )
 from vltickets.studies.first_ticket import first_ticket
+from vltickets.studies.forecast import Forecast, forecast
 from vltickets.studies.graph import closure, plan
 from vltickets.studies.paper import paper
 from vltickets.studies.paper_config import Paper
@@ -59,6 +61,11 @@ def to_measure(plans: Sequence[Planned], recorded: Mapping[str, Cost], measured:
         for name, node in examples_of(nodes_left(plans)).items()
         if name not in measured.costs and (name not in recorded or unknown(recorded[name]))
     }
+
+
+def expected(plans: Sequence[Planned], store: Store, workers: int) -> Forecast:
+    """Return what the plans take by what is known already: nothing is measured."""
+    return forecast(plans, store, joined(recorded_costs(plans, store), kept_figures(store).costs), workers)
 
 
 def of_device(path: Path) -> Figures:

@@ -43,7 +43,7 @@ def run_node(node: Node, store: Store, progress: Progress | None = None) -> None
 
 
 def _run_train(node: Train, store: Store, progress: Progress | None) -> None:
-    started = time.perf_counter()
+    started, processor = time.perf_counter(), time.process_time()
     source = open_source(node.task.data, store)
     task = _task(node.task, source, node.backbone)
     model = build_model(node.backbone, node.recipe, task, source)
@@ -71,7 +71,10 @@ def _run_train(node: Train, store: Store, progress: Progress | None) -> None:
         store.end_work(node.digest)
     else:
         phases = {"setup": ready - started, "scoring": scored - trained, "writing": time.perf_counter() - scored}
-        store.finish(node, _train_record(node, state, evaluation, known, phases), {"items": compact(evaluation)})
+        sitting = trained - ready + sum(phases.values())
+        share = (state.seconds + sum(phases.values())) / sitting  # of all sittings over the last
+        record = _train_record(node, state, evaluation, known, phases, share * (time.process_time() - processor))
+        store.finish(node, record, {"items": compact(evaluation)})
 
 
 def build_model(backbone: BackboneSpec, recipe: Recipe, task: Task, source: Source) -> Model:
@@ -97,7 +100,7 @@ def backbone_of(source: MaskSource) -> BackboneSpec:
 
 
 def _run_mask(node: MaskSource, store: Store) -> None:
-    started = time.perf_counter()
+    started, processor = time.perf_counter(), time.process_time()
     shapes = prunable_shapes(backbone_of(node))
     match node:
         case Prune():
@@ -121,6 +124,7 @@ def _run_mask(node: MaskSource, store: Store) -> None:
         metrics=metrics,
         seconds=time.perf_counter() - started,
         machine=machine(),
+        processor_seconds=time.process_time() - processor,
     )
     store.finish(node, record, {"mask": mask.packed()})
 
@@ -137,7 +141,12 @@ def _start_weights(node: OneShot, shapes: dict[str, tuple[int, ...]], store: Sto
 
 
 def _train_record(
-    node: Train, state: Checkpoint, evaluation: Evaluation, known: int, phases: dict[str, float]
+    node: Train,
+    state: Checkpoint,
+    evaluation: Evaluation,
+    known: int,
+    phases: dict[str, float],
+    processor_seconds: float,
 ) -> Record:
     """Return the record; `known` answers were taken over from the start's answer head."""
     taken = {"answers_transferred": float(known)} if known else {}
@@ -151,6 +160,7 @@ def _train_record(
         seconds=state.seconds,
         machine=machine(),
         phases=phases,
+        processor_seconds=processor_seconds,
     )
 
 
