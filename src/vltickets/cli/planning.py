@@ -12,9 +12,18 @@ from rich.console import Console
 from rich.table import Table
 
 from vltickets.cli.console import duration, screen
-from vltickets.cli.studies import DataOption, JsonOption, NameOption, SetOption, StoreOption, WorkersOption
+from vltickets.cli.studies import (
+    DataOption,
+    JsonOption,
+    NameOption,
+    OnlyOption,
+    PresetOption,
+    SetOption,
+    StoreOption,
+    WorkersOption,
+    asked_for,
+)
 from vltickets.store import Store
-from vltickets.studies.loading import load_study
 
 if TYPE_CHECKING:
     from vltickets.studies.costs import Cost, Figures
@@ -31,6 +40,8 @@ def plan(
     settings: SetOption = None,
     as_json: JsonOption = False,
     called: NameOption = None,
+    preset: PresetOption = None,
+    only: OnlyOption = None,
     calibrate: Annotated[
         bool, typer.Option(help="Measure what nothing is known of, about a minute; kept in the store.")
     ] = True,
@@ -46,23 +57,25 @@ def plan(
     from vltickets.studies.executors import working_processes
     from vltickets.studies.forecast import forecast
     from vltickets.studies.outcome import compared
-    from vltickets.studies.planning import check_data, lacking, lacking_sentence
+    from vltickets.studies.planning import check_data, lacking
     from vltickets.studies.run import plan_study
 
-    study = load_study(name, tuple(settings or ()))
-    called, found = called or Path(name).stem, Store(store)
-    check_data(called, study, found, data)
+    called, whole, studies, artefacts = asked_for(name, preset, settings, called, only)
+    found = Store(store)
+    for part, study in studies.items():
+        check_data(part, study, found, data)
     processes = working_processes() if workers is None else workers
     with tempfile.TemporaryDirectory() as folder:
         scratch = Store(Path(folder) / "scratch")
-        planned = plan_study(called, study, found, data, scratch=scratch)
-        costs, figures, written = _costs([planned], found, scratch, device, calibrate)
+        plans = [
+            plan_study(part, study, found, data, only=artefacts, scratch=scratch) for part, study in studies.items()
+        ]
+        costs, figures, written = _costs(plans, found, scratch, device, calibrate)
     if save_device is not None:
         figures.save(save_device)
         written = [*written, str(save_device)]
-    expected = forecast([planned], found, costs, processes)
-    absent = lacking(planned, data)
-    missing = lacking_sentence(absent, planned, data) if absent else ""
+    expected = forecast(plans, found, costs, processes, artefacts)
+    missing = "; ".join(sentence for planned in plans if (sentence := lacking(planned, data)))
     rows = compared(called, found)
     gpu = figures.machine.get("device", "cpu") != "cpu"
     if as_json:
@@ -71,10 +84,11 @@ def plan(
         print(json.dumps(out))
         return
     console = screen()
-    console.print(f"{study.title}", soft_wrap=True)
+    for told in [whole] if whole is not None else studies.values():
+        console.print(told.title, soft_wrap=True)
     show(expected, console, gpu=gpu)
     if nodes:
-        _show_nodes(expected, planned, console)
+        _show_nodes(expected, console)
     for line in (missing, expected.more and f"more will follow: {expected.more}"):
         if line:
             console.print(line, soft_wrap=True)
@@ -113,9 +127,9 @@ def show(expected: Forecast, console: Console, *, gpu: bool) -> None:
     """Print a forecast: its groups, then time, hours and disk."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("", "task", "baseline"):
-        table.add_column(title)
+        table.add_column(title, no_wrap=True)
     for title in ("runs", "done", "shared", "left", "takes"):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     table.add_column("by")
     for group in expected.groups:
         label = group.label
@@ -202,7 +216,7 @@ def _as_json(row: Compared) -> dict[str, Any]:
     }
 
 
-def _show_nodes(expected: Forecast, planned: Planned, console: Console) -> None:
+def _show_nodes(expected: Forecast, console: Console) -> None:
     for digest, label in expected.labels.items():
         left = digest in expected.waiting
         takes = duration(expected.seconds[digest]) if digest in expected.seconds else "?" if left else ""

@@ -82,6 +82,14 @@ def run(
     only: OnlyOption = None,
 ) -> None:
     """Run what is left of a study. A killed one goes on where it was; what is done is never done again."""
+    called, whole, studies, artefacts = asked_for(name, preset, settings, called, only)
+    _run(studies, Store(store), data, workers, as_json, page=store / f"{called}.html", whole=whole, only=artefacts)
+
+
+def asked_for(
+    name: str, preset: str | None, settings: list[str] | None, called: str | None, only: str | None
+) -> tuple[str, Whole | None, dict[str, Study | Paper], frozenset[str]]:
+    """Return what a command's arguments name: what it is called, how it is told as one, its studies, its artefacts."""
     if preset is not None and name != "paper":
         raise UserError(f"--preset is of the whole paper: vltickets study run paper --preset {preset}")
     name = f"whole-{preset or 'tiny'}" if name == "paper" else name
@@ -92,7 +100,7 @@ def run(
     artefacts = chosen(only) if only is not None else frozenset()
     if artefacts and not all(isinstance(study, Paper) for study in studies.values()):
         raise UserError(f"--only chooses among the paper's tables and figures, and {name} is a study of one ticket")
-    _run(studies, Store(store), data, workers, as_json, page=store / f"{called}.html", whole=whole, only=artefacts)
+    return called, whole, studies, artefacts
 
 
 @study_app.command("status")
@@ -213,7 +221,7 @@ def _run(
         if whole is not None:
             note_whole(page.stem, whole, plans, store, command=typed())
         console.print(f"{_to_do(plans)}, {processes or 'no'} worker processes; store: {store.root}", soft_wrap=True)
-        foreseen.append(expected(plans, store, processes))
+        foreseen.append(expected(plans, store, processes, only))
         keep_forecast(called, foreseen[-1], store)
         if foreseen[-1].left:
             console.print(_expectation(foreseen[-1]), soft_wrap=True)

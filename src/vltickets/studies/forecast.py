@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from vltickets.specs import Node, Train, World
+from vltickets.specs import TASK_KINDS, Node, Train, World
 from vltickets.store import Store
 from vltickets.studies.costs import Cost, Shapes
 from vltickets.studies.graph import Cell, Work, closure
-from vltickets.studies.paper_config import Paper
-from vltickets.studies.run import Planned
+from vltickets.studies.run import Planned, merged
 
 KEPT_TASKS = 3  # tasks whose data a process keeps between its runs (studies/work.py)
 WORLD_PARTS = {"retrieval": "flickr30k", "matching": "captions", "pretraining": "captions"}
@@ -86,12 +85,18 @@ class Forecast:
         return sum(self.seconds[digest] for digest in self.chain)
 
 
-def forecast(plans: Sequence[Planned], store: Store, costs: Mapping[str, Cost], workers: int) -> Forecast:
-    """Return what is left of one or more planned studies, what they share counted once. `workers` 0 is one process."""
-    cells = [cell for planned in plans for cell in planned.cells]
+def forecast(
+    plans: Sequence[Planned], store: Store, costs: Mapping[str, Cost], workers: int, only: Collection[str] = ()
+) -> Forecast:
+    """Return what is left of one or more planned studies, what they share counted once. `workers` 0 is one process.
+
+    `only` are the artefacts that were planned, if not all.
+    """
+    by_part = _by_part(plans, only)
+    cells = [cell for part in by_part.values() for cell in part]
     nodes = closure(cell.node for cell in cells)
-    work = list({item.node.digest: item for planned in plans for item in planned.work}.values())
-    labels, parts = _labels(cells, nodes), _parts(plans)
+    work = parents_first(merged(plans))
+    labels, parts = _labels(cells, nodes), [closure(cell.node for cell in part) for part in by_part.values()]
     shared = Counter(digest for part in parts for digest in part)
     shapes = Shapes()
     cost_of = {item.node.digest: cost for item in work if (cost := costs.get(shapes.of(item.node))) is not None}
@@ -116,6 +121,24 @@ def forecast(plans: Sequence[Planned], store: Store, costs: Mapping[str, Cost], 
         apart=sum(map(len, parts)),
         more="; ".join(planned.more for planned in plans if planned.more),
     )
+
+
+def parents_first(work: Sequence[Work]) -> list[Work]:
+    """Return the work in an order in which it can be done: that of several studies together need not be one."""
+    items = {item.node.digest: item for item in work}
+    out: dict[str, Work] = {}
+    for start in items:
+        stack = [start]
+        while stack:
+            digest = stack.pop()
+            if digest in out:
+                continue
+            missing = [parent for parent in items[digest].after if parent in items and parent not in out]
+            if missing:
+                stack += [digest, *missing]
+            else:
+                out[digest] = items[digest]
+    return list(out.values())
 
 
 def side_by_side(work: Sequence[Work], seconds: Mapping[str, float], workers: int) -> float:
@@ -244,15 +267,15 @@ def _groups(
         )
 
 
-def _parts(plans: Sequence[Planned]) -> list[dict[str, Node]]:
-    """Return the runs that each artefact of the studies needs by itself; of a study of one ticket, each baseline."""
-    by_part: dict[tuple[str, str], list[Node]] = defaultdict(list)
+def _by_part(plans: Sequence[Planned], only: Collection[str]) -> dict[tuple[str, str], list[Cell]]:
+    """Return the cells of each artefact of the studies; of a study of one ticket, of each baseline."""
+    found: dict[tuple[str, str], list[Cell]] = defaultdict(list)
     for planned in plans:
         for cell in planned.cells:
-            names = cell.artefacts if isinstance(planned.study, Paper) else (cell.baseline,)
-            for name in names:
-                by_part[planned.name, name].append(cell.node)
-    return [closure(nodes) for nodes in by_part.values()]
+            for name in cell.artefacts or (cell.baseline,):
+                if not only or name in only:
+                    found[planned.name, name].append(cell)
+    return found
 
 
 def _labels(cells: Sequence[Cell], nodes: Mapping[str, Node]) -> dict[str, Label]:
@@ -269,15 +292,17 @@ def _labels(cells: Sequence[Cell], nodes: Mapping[str, Node]) -> dict[str, Label
 def _baseline(cell: Cell) -> str:
     """Return a cell's baseline; tickets of other tasks are one."""
     source = cell.baseline.removesuffix("-adversarial")
-    if not cell.task or source in ("full", "random", "one-shot", "pretraining"):
-        return source
-    return "imp" if source == cell.task else "transfer"
+    if source == cell.task:
+        return "imp"
+    if cell.task and source.startswith(f"{cell.task}-rewound"):
+        return "imp, rewound"
+    return "transfer" if source in TASK_KINDS and source != "pretraining" else source
 
 
 def _bare(node: Node) -> Label:
     if not isinstance(node, Train):
         return Label("mask", "", node.kind)
-    kind = "train" if node.recipe.adversarial is None else "train adversarially"
+    kind = "train" if node.recipe.adversarial is None else "adversarial"
     if node.task.kind in ("pretraining", "lxmert_pretraining") and node.mask is None:
         return Label(kind, node.task.kind, "θ₀")
     return Label(kind, node.task.kind, "search")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,9 +63,9 @@ def to_measure(plans: Sequence[Planned], recorded: Mapping[str, Cost], measured:
     }
 
 
-def expected(plans: Sequence[Planned], store: Store, workers: int) -> Forecast:
+def expected(plans: Sequence[Planned], store: Store, workers: int, only: Collection[str] = ()) -> Forecast:
     """Return what the plans take by what is known already: nothing is measured."""
-    return forecast(plans, store, joined(recorded_costs(plans, store), kept_figures(store).costs), workers)
+    return forecast(plans, store, joined(recorded_costs(plans, store), kept_figures(store).costs), workers, only)
 
 
 def of_device(path: Path) -> Figures:
@@ -98,35 +98,30 @@ def check_data(name: str, study: Study | Paper, store: Store, folder: Path | Non
     )
 
 
-def lacking(planned: Planned, folder: Path | None) -> dict[str, list[str]]:
-    """Return the data that is not in an official folder, and the digests of the runs that need it, each once.
+def lacking(planned: Planned, folder: Path | None) -> str:
+    """Return what an official folder lacks: which runs that keeps from running and what can run all the same.
 
-    What needs the result of such a run is among them. Only that the task's folder is there is looked at.
+    One sentence; nothing where nothing is lacking. Only that a task's own folder is there is looked at.
     """
-    absent: dict[str, list[str]] = {}
     if folder is None or not isinstance(planned.data, Folder) or planned.data.layout != "official":
-        return absent
+        return ""
     blocked: dict[str, str] = {}
-    for item in planned.work:  # parents come first
+    counts: dict[str, Counter[str]] = {}
+    for item in planned.work:  # parents come first: what needs the result of a blocked run is blocked as well
         missing = [blocked[parent] for parent in item.after if parent in blocked]
         if isinstance(item.node, Train):
             missing += [name for name in _folders(item.node.task) if not (folder / name).is_dir()]
         if missing:
             blocked[item.node.digest] = missing[0]
-            absent.setdefault(missing[0], []).append(item.node.digest)
-    return absent
-
-
-def lacking_sentence(absent: Mapping[str, Sequence[str]], planned: Planned, folder: Path | None) -> str:
-    """Return what the missing data keeps from running, and what can run all the same, in one sentence."""
-    nodes = {item.node.digest: item.node for item in planned.work}
-    parts = []
-    for name, digests in absent.items():
-        tasks = Counter(node.task.kind for digest in digests if isinstance(node := nodes[digest], Train))
-        told = ", ".join(f"{count} of {task}" for task, count in sorted(tasks.items()))
-        parts.append(f"{len(digests)} runs need {name}/ ({told})")
-    rest = len(nodes) - sum(map(len, absent.values()))
-    return f"not in {folder}: {'; '.join(parts)}; the other {rest} can run"
+            what = item.node.task.kind if isinstance(item.node, Train) else "masks"
+            counts.setdefault(missing[0], Counter())[what] += 1
+    if not counts:
+        return ""
+    told = "; ".join(
+        f"{count.total()} runs need {name}/ ({', '.join(f'{number} of {what}' for what, number in count.items())})"
+        for name, count in counts.items()
+    )
+    return f"{planned.name}: {folder} lacks data: {told}; the other {len(planned.work) - len(blocked)} runs can be done"
 
 
 def _folders(task: TaskSpec) -> list[str]:

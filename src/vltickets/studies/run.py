@@ -96,7 +96,14 @@ def plan_study(
     wanted = {cell.node.digest for cell in cells if (cell.baseline, cell.sparsity, cell.seed) == weights_of}
     shown = [cell for cell in cells if not only or set(only) & set(cell.artefacts)]
     work = tuple(plan((cell.node for cell in shown), store, weights=wanted))
-    return Planned(name, study, cells, work, data, time.perf_counter() - started)
+    return Planned(name, study, cells, work, data, time.perf_counter() - started, _more(cells, work))
+
+
+def _more(cells: Sequence[Cell], work: Sequence[Work]) -> str:
+    """Return what a study asks for once the work that is left is done: Table 1 waits for its tickets' scores."""
+    left = {item.node.digest for item in work}
+    waiting = sum(cell.node.digest in left and "table1" in cell.artefacts for cell in cells)
+    return f"Table 1's baselines, at the sparsity that {waiting} runs of it have yet to show" if waiting else ""
 
 
 def _metrics(store: Store, node: Train) -> dict[str, float] | None:
