@@ -191,7 +191,7 @@ def test_a_measurement_tells_what_an_older_record_does_not() -> None:
     assert "3 records" in both.evidence
     assert "calibrated" in both.evidence
     alone = joined({"a": older}, {})["a"]
-    assert (alone.rest_seconds, alone.evidence) == (0.0, "3 records; the steps alone")
+    assert (alone.rest_seconds, alone.evidence) == (0.0, "3 records, steps alone")
 
 
 def test_data_that_is_not_there_is_named_with_the_runs_that_need_it(tmp_path: Path) -> None:

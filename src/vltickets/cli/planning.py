@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from vltickets.studies.outcome import Compared
     from vltickets.studies.run import Planned
 
+WIDTH = 110  # of tables off a terminal
+
 
 def plan(
     name: Annotated[str, typer.Argument(help="A preset, or the path of a recipe in TOML.")],
@@ -84,6 +86,8 @@ def plan(
         print(json.dumps(out))
         return
     console = screen()
+    if not console.is_terminal:
+        console.width = WIDTH
     for told in [whole] if whole is not None else studies.values():
         console.print(told.title, soft_wrap=True)
     show(expected, console, gpu=gpu)
@@ -156,7 +160,7 @@ def lines(expected: Forecast, *, gpu: bool) -> list[str]:
     busy = expected.wall > 1.2 * expected.idle_wall
     idle = f", as busy as this machine was when measured ({duration(expected.idle_wall)} when idle)" if busy else ""
     processes = f"{expected.workers} process{'es' if expected.workers > 1 else ''}"
-    chain = f"{len(expected.chain)} runs, {duration(expected.chain_seconds)}"
+    chain = f"{len(expected.chain)} run{'s' if len(expected.chain) > 1 else ''}, {duration(expected.chain_seconds)}"
     out.append(f"time: {least}{duration(expected.wall)} on {processes}{idle}; the longest chain: {chain}")
     hours = "GPU-hours" if gpu else "core-hours"
     out.append(f"{hours}: {least}{sum(expected.processor.values()) / 3600:.2f}")
@@ -175,7 +179,7 @@ def show_compared(rows: list[Compared], console: Console) -> None:
     table = Table(title="planned against actual, of finished runs", title_justify="left", box=None, pad_edge=False)
     for title in ("", "task", "baseline"):
         table.add_column(title)
-    for title in ("runs", "planned", "actual", "error", "processor: planned", "actual", "error"):
+    for title in ("runs", "planned", "actual", "error", "(processor) planned", "actual", "error"):
         table.add_column(title, justify="right")
     for row in [*finished, total(finished)]:
         values = [str(row.runs), duration(row.planned), duration(row.actual), f"{100 * row.error:+.0f} %"]

@@ -238,12 +238,12 @@ def joined(best: Mapping[str, Cost], measured: Mapping[str, Cost]) -> dict[str, 
         lacking = unknown(cost)
         if lacking and other is not None:
             values |= {key: getattr(other, key) for key in (*lacking, "read_seconds", "once_seconds")}
-            values["evidence"] = f"{cost.evidence}; beside the steps {other.evidence}"
+            values["evidence"] = f"{cost.evidence} + {other.evidence}"
         elif "step_seconds" in lacking:
             continue  # of runs without a step
         elif lacking:
             values |= dict.fromkeys(lacking, 0.0)
-            values["evidence"] = f"{cost.evidence}; the steps alone"
+            values["evidence"] = f"{cost.evidence}, steps alone"
         out[name] = Cost(**values)
     return out
 
