@@ -3,7 +3,8 @@
 Layout of a store: `nodes/DIGEST.json` what was asked for; `runs/DIGEST/` a finished result (`record.json` and arrays);
 `weights/DIGEST/` a training's weights, which a record can do without; `work/DIGEST/` checkpoints of what is under way;
 `imported/SHA256.safetensors` weights from elsewhere;
-`leases/DIGEST.lock` who runs it now; `studies/NAME.json` which node stands in which cell of a study.
+`leases/DIGEST.lock` who runs it now; `studies/NAME.json` which node stands in which cell of a study;
+`calibration/` and `plans/`: what runs are expected to take.
 """
 
 from __future__ import annotations

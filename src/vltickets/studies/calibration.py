@@ -203,8 +203,9 @@ def _scoring(model: Model, task: Task, node: Train) -> tuple[float, Evaluation |
 
 
 def _mask(node: MaskSource) -> Cost:
-    shapes = prunable_shapes(backbone_of(node))
+    prunable_shapes(backbone_of(node))  # the first time in a process takes longer
     started, processor = time.perf_counter(), time.process_time()
+    shapes = prunable_shapes(backbone_of(node))
     packed = prune(random_scores(node.seed if node.kind == "random" else 0, shapes), Mask.dense(shapes), 0.5).packed()
     seconds = time.perf_counter() - started
     busy = _busy(seconds, time.process_time() - processor, threads=1)
