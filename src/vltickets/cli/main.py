@@ -15,6 +15,7 @@ from vltickets.cli.deploy_bench import Several, bench
 from vltickets.cli.deploy_run import run as deploy_run
 from vltickets.cli.extract import extract
 from vltickets.cli.machine import doctor
+from vltickets.cli.planning import plan
 from vltickets.cli.sharing import pull, push, verify
 from vltickets.cli.studies import demo, report, study_app
 from vltickets.cli.tickets import evaluate, find, ticket_app
@@ -34,6 +35,7 @@ app.command("find")(find)
 app.command("evaluate")(evaluate)
 app.command("report")(report)
 app.command("doctor")(doctor)
+study_app.command("plan")(plan)
 data_app.command("extract")(extract)
 for name, command in (("verify", verify), ("push", push), ("pull", pull)):
     ticket_app.command(name)(command)

@@ -24,6 +24,7 @@ from vltickets.studies.whole import Whole, chosen, sharing
 
 if TYPE_CHECKING:
     from vltickets.reports import Papers, Results
+    from vltickets.studies.forecast import Forecast
     from vltickets.studies.run import Planned
 
 study_app = typer.Typer(no_args_is_help=True, help="Run, watch, carry and report studies.")
@@ -87,6 +88,15 @@ def run(
     gpus_per_run: GpusOption = None,
 ) -> None:
     """Run what is left of a study. A killed one goes on where it was; what is done is never done again."""
+    called, whole, studies, artefacts = asked_for(name, preset, settings, called, only)
+    where = place_to_run(executor, workers, ray_address, gpus_per_run)
+    _run(studies, Store(store), data, where, as_json, page=store / f"{called}.html", whole=whole, only=artefacts)
+
+
+def asked_for(
+    name: str, preset: str | None, settings: list[str] | None, called: str | None, only: str | None
+) -> tuple[str, Whole | None, dict[str, Study | Paper], frozenset[str]]:
+    """Return what a command's arguments name: what it is called, how it is told as one, its studies, its artefacts."""
     if preset is not None and name != "paper":
         raise UserError(f"--preset is of the whole paper: vltickets study run paper --preset {preset}")
     name = f"whole-{preset or 'tiny'}" if name == "paper" else name
@@ -97,8 +107,7 @@ def run(
     artefacts = chosen(only) if only is not None else frozenset()
     if artefacts and not all(isinstance(study, Paper) for study in studies.values()):
         raise UserError(f"--only chooses among the paper's tables and figures, and {name} is a study of one ticket")
-    where = place_to_run(executor, workers, ray_address, gpus_per_run)
-    _run(studies, Store(store), data, where, as_json, page=store / f"{called}.html", whole=whole, only=artefacts)
+    return called, whole, studies, artefacts
 
 
 @study_app.command("status")
@@ -199,6 +208,8 @@ def _run(
     weights_of: tuple[str, float, int] | None = None,
     only: frozenset[str] = frozenset(),
 ) -> None:
+    from vltickets.studies.outcome import keep_forecast
+    from vltickets.studies.planning import expected
     from vltickets.studies.run import note_whole, plan_study, run_studies
 
     started = time.perf_counter()
@@ -207,6 +218,8 @@ def _run(
         console.print(f"{told.title}\n{told.note}".strip(), soft_wrap=True)
     workers, cluster = where
     place = "on Ray" if cluster else f"{workers or 'no'} worker processes"
+    called = page.stem if whole is not None else next(iter(studies))
+    foreseen: list[Forecast] = []
     known, failure = -1, None
     while True:
         plans = [plan_study(name, one, store, data, weights_of=weights_of, only=only) for name, one in studies.items()]
@@ -217,6 +230,10 @@ def _run(
         if whole is not None:
             note_whole(page.stem, whole, plans, store, command=typed())
         console.print(f"{_to_do(plans)}, {place}; store: {store.root}", soft_wrap=True)
+        foreseen.append(expected(plans, store, workers, only))
+        keep_forecast(called, foreseen[-1], store)
+        if foreseen[-1].left:
+            console.print(_expectation(foreseen[-1]), soft_wrap=True)
         failure = None
         try:
             with following(plans, console) as listen:
@@ -225,8 +242,9 @@ def _run(
             failure = error
         if not any(isinstance(study, Paper) for study in studies.values()):
             break
-    state = f"{'not whole after' if failure else 'done in'} {duration(time.perf_counter() - started)}"
-    _finish(page.stem if whole is not None else next(iter(studies)), store, page, as_json, state)
+    took = time.perf_counter() - started
+    state = f"{'not whole after' if failure else 'done in'} {duration(took)}"
+    _finish(called, store, page, as_json, state + _against(called, store, foreseen, took))
     if failure is not None:
         raise failure
 
@@ -257,6 +275,25 @@ def _finish(name: str, store: Store, page: Path, as_json: bool, state: str) -> N
     results = reports.read_results(store, name)
     reports.write_page(results, page)
     _show(results, as_json, last_line)
+
+
+def _expectation(foreseen: Forecast) -> str:
+    """Return how long the runs should take; how to know it, where nothing is known of some."""
+    if foreseen.unknown:
+        return f"how long {foreseen.unknown} of them take is not known: `vltickets study plan` measures it"
+    return f"expected to take {duration(foreseen.wall)}"
+
+
+def _against(name: str, store: Store, foreseen: Sequence[Forecast], took: float) -> str:
+    """Return how this sitting and all its study's runs compare with what was planned, where it was."""
+    from vltickets.studies.outcome import compared, total
+
+    whole = total(compared(name, store))
+    if not whole.runs or not any(one.left for one in foreseen):
+        return ""
+    wall = sum(one.wall for one in foreseen)
+    planned = "" if any(one.unknown for one in foreseen) else f" (planned {duration(wall)}, {wall / took - 1:+.0%})"
+    return f"{planned}; {whole.runs} runs planned {duration(whole.planned)}, took {duration(whole.actual)}"
 
 
 def _show(results: Results, as_json: bool, last_line: str) -> None:

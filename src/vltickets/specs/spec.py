@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Iterator, Mapping
+from functools import cache, cached_property
 from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
 DIGEST_LENGTH = 20
+_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
 class Spec(BaseModel):
@@ -27,7 +28,12 @@ class Spec(BaseModel):
     @cached_property
     def digest(self) -> str:
         """Hash of the canonical JSON: twenty hexadecimal digits that name this value everywhere."""
-        return hash_json(canonical(self))
+        return _hash(_spelled(self) if self.is_node else self._text)
+
+    @cached_property
+    def _text(self) -> str:
+        """The canonical JSON's spelling, kept: thousands of nodes share one backbone, task and recipe."""
+        return _spelled(self)
 
     def model_post_init(self, context: Any) -> None:
         """Hash at once: children are hashed before their parents, so a chain of any length needs no deep recursion."""
@@ -56,8 +62,7 @@ class Spec(BaseModel):
 
 def hash_json(value: Any) -> str:
     """Return the digest of a JSON value in its canonical spelling (sorted keys, no spaces)."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
+    return _hash(_json(value))
 
 
 def canonical(value: Any, *, nested: bool = False) -> Any:
@@ -69,14 +74,8 @@ def canonical(value: Any, *, nested: bool = False) -> Any:
     if isinstance(value, Spec):
         if nested and value.is_node:
             return {"node": value.digest}
-        out: dict[str, Any] = {}
-        if value.version != 1:
-            out["version"] = value.version
-        for name, field in type(value).model_fields.items():
-            item = getattr(value, name)
-            if name == "kind" or field.is_required() or item != field.get_default(call_default_factory=True):
-                out[name] = canonical(item, nested=True)
-        return out
+        out: dict[str, Any] = {} if value.version == 1 else {"version": value.version}
+        return out | {name: canonical(item, nested=True) for name, item in _told(value)}
     if isinstance(value, tuple | list):
         return [canonical(item, nested=True) for item in value]
     if isinstance(value, Mapping):
@@ -91,3 +90,38 @@ def changed(spec: SomeSpec, **fields: Any) -> SomeSpec:
     """Return a spec with some fields changed; everything is checked, and hashed, anew."""
     same = {name: getattr(spec, name) for name in type(spec).model_fields}
     return type(spec).model_validate(same | fields)
+
+
+def _told(spec: Spec) -> Iterator[tuple[str, Any]]:
+    """Yield the fields that are part of a spec's JSON: its kind, and those that differ from their defaults."""
+    for name, always, default in _fields(type(spec)):
+        item = getattr(spec, name)
+        if always or item != default:
+            yield name, item
+
+
+@cache
+def _fields(cls: type[Spec]) -> tuple[tuple[str, bool, Any], ...]:
+    """Return each field's name, whether it is always told, and its default."""
+    return tuple(
+        (name, name == "kind" or field.is_required(), field.get_default(call_default_factory=True))
+        for name, field in cls.model_fields.items()
+    )
+
+
+def _spelled(spec: Spec) -> str:
+    """Return the spelling of `canonical(spec)`, put together from those of its parts."""
+    parts = {name: _spelling(item) for name, item in _told(spec)}
+    if spec.version != 1:
+        parts["version"] = str(spec.version)
+    return "{" + ",".join(f'"{name}":{parts[name]}' for name in sorted(parts)) + "}"
+
+
+def _spelling(item: Any) -> str:
+    if isinstance(item, Spec):
+        return f'{{"node":"{item.digest}"}}' if item.is_node else item._text
+    return _json(canonical(item, nested=True))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]

@@ -3,12 +3,14 @@
 Layout of a store: `nodes/DIGEST.json` what was asked for; `runs/DIGEST/` a finished result (`record.json` and arrays);
 `weights/DIGEST/` a training's weights, which a record can do without; `work/DIGEST/` checkpoints of what is under way;
 `imported/SHA256.safetensors` weights from elsewhere; `diverged/DIGEST.json` how often its training diverged;
-`leases/DIGEST.lock` who runs it now; `studies/NAME.json` which node stands in which cell of a study.
+`leases/DIGEST.lock` who runs it now; `studies/NAME.json` which node stands in which cell of a study;
+`calibration/` and `plans/`: what runs are expected to take.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,7 +38,9 @@ class Record:
     """A finished result: the node's canonical JSON, its numbers, and the hashes of its files.
 
     `metrics` are fractions in [0, 1] unless the name says otherwise; `curve` holds (step, loss) pairs, `parts` those of
-    each pre-training objective; `seconds` is the time spent in all sittings; `machine` says where.
+    each pre-training objective; `seconds` is the time spent in all sittings; `machine` says where. `phases` are the
+    seconds of a training's last sitting that are not training: `setup` (data, model, start), `scoring`, `writing`.
+    `processor_seconds` is the processor time of all threads; earlier sittings' is taken to be as the last's.
     """
 
     digest: str
@@ -48,6 +52,8 @@ class Record:
     machine: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     parts: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    phases: dict[str, float] = field(default_factory=dict)
+    processor_seconds: float = 0.0
     format: int = FORMAT
 
 
@@ -56,6 +62,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._runs = os.fspath(root / "runs")
         marker = root / "store.json"
         if marker.exists():
             check_format(_read_json(marker), f"the store {root}")
@@ -135,7 +142,7 @@ class Store:
 
     def has(self, node: Node) -> bool:
         """Is the node's result finished?"""
-        return (self.root / "runs" / node.digest / "record.json").exists()
+        return os.path.exists(f"{self._runs}/{node.digest}/record.json")  # noqa: PTH110 (thousands are asked for)
 
     def finish(self, node: Node, record: Record, arrays: Mapping[str, Arrays]) -> None:
         """Make a result visible, whole; one that is already there stays as it is."""

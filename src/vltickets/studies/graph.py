@@ -61,6 +61,18 @@ def plan(nodes: Iterable[Node], store: Store, *, weights: Collection[str] = ()) 
     return _with_edges(order)
 
 
+def closure(nodes: Iterable[Node]) -> dict[str, Node]:
+    """Return these nodes and all that they need, by digest, whatever is done."""
+    found: dict[str, Node] = {}
+    stack = list(nodes)
+    while stack:
+        node = stack.pop()
+        if node.digest not in found:
+            found[node.digest] = node
+            stack.extend(parents(node))
+    return found
+
+
 def _with_edges(order: Sequence[Node]) -> list[Work]:
     """Return the work with what each node waits for. A whole run waits for its own θᵢ, and goes on from it."""
     listed = {node.digest: node for node in order}

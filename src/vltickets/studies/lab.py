@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 
 from vltickets.specs import (
     DataSpec,
@@ -48,6 +49,10 @@ class Lab:
         self.theta0, self.text_only = starts(study, data)
         if study.text_weights is not None:
             self.text_only = imported_weights(study.text_weights)
+        self._shape = study.shape
+        # Thousands of trainings share few tasks and recipes: each is read and checked once.
+        self._task = cache(lambda name: task_on(name, study.tasks[name].options, data, study.split))
+        self._recipe = cache(study.recipe_of)
         self._masks: dict[tuple[str, int, bool, float], dict[float, MaskSource]] = {}
 
     def train(
@@ -62,10 +67,10 @@ class Lab:
     ) -> Train:
         """Return the fine-tuning of a task, from θ₀ unless given, under a mask; adversarial where asked for."""
         return Train(
-            backbone=self.study.shape,
-            task=task_on(task, self.study.tasks[task].options, self.data, self.study.split),  # type: ignore[index]
+            backbone=self._shape,
+            task=self._task(task),
             start=start or self.theta0,
-            recipe=recipe or self.study.recipe_of(task, adversarial=adversarial),
+            recipe=recipe or self._recipe(task, adversarial=adversarial),
             mask=mask,
             seed=seed,
         )
@@ -89,7 +94,7 @@ class Lab:
             warmup=whole.recipe.warmup if universal.warmup is None else universal.warmup,
         )
         return Train(
-            backbone=self.study.shape,
+            backbone=self._shape,
             task=whole.task,
             start=self.theta0,
             recipe=recipe,
@@ -117,10 +122,10 @@ class Lab:
         return self._masks[key]
 
     def _random(self, level: float, seed: int) -> MaskSource:
-        return RandomMask(backbone=self.study.shape, sparsity=level, seed=seed)
+        return RandomMask(backbone=self._shape, sparsity=level, seed=seed)
 
     def _one_shot(self, level: float, seed: int) -> MaskSource:
-        return OneShot(backbone=self.study.shape, start=self.theta0, sparsity=level)  # one for all seeds
+        return OneShot(backbone=self._shape, start=self.theta0, sparsity=level)  # one for all seeds
 
     def _searched(self, source: str, seed: int, adversarial: bool, rewind: float) -> dict[float, MaskSource]:
         rewound = self.rewound(source, seed, rewind) if rewind else None

@@ -32,7 +32,10 @@ from vltickets.tasks.retrieval import RetrievalTask
 
 @dataclass(frozen=True)
 class Planned:
-    """A study ready to run: its cells, the work that is left, and the seconds that making the data took."""
+    """A study ready to run: its cells, the work that is left, and the seconds that making the data took.
+
+    `more` says what the study will ask for once results are in, in words: a study may yield cells by what was found.
+    """
 
     name: str
     study: Study | Paper
@@ -40,6 +43,7 @@ class Planned:
     work: tuple[Work, ...]
     data: DataSpec
     data_seconds: float
+    more: str = ""
 
     @property
     def steps_left(self) -> int:
@@ -55,11 +59,13 @@ def plan_study(
     *,
     weights_of: tuple[str, float, int] | None = None,
     only: Collection[str] = (),
+    scratch: Store | None = None,
 ) -> Planned:
     """Make the data where it is missing, and plan the study. `folder` is the user's data, for studies that need it.
 
     `weights_of` names a cell (baseline, sparsity, seed) whose trained weights are wanted, not only its numbers.
-    `only` names artefacts of the paper: the work of no other is planned, though its cells are.
+    `only` names artefacts of the paper: the work of no other is planned, though its cells are. With a `scratch` store,
+    `store` is only looked at: what planning itself has to write goes there, and finished results are taken as they are.
     """
     started = time.perf_counter()
     check_study_name(name)
@@ -70,25 +76,34 @@ def plan_study(
         raise UserError(
             f"{study.weight_file} is of another backbone than the study's {study.backbone}; import it as that"
         )
-    data = _data(study, store, folder, about.get("vocabulary"))
-    store.prepare()
-    if study.weight_file is not None:
+    kept = store if scratch is None else scratch
+    data = _data(study, kept, folder, about.get("vocabulary"))
+    kept.prepare()
+    if scratch is None and study.weight_file is not None:
         store.put_imported(study.weight_file)
-    if isinstance(study, Paper) and study.text_weights is not None:
+    if scratch is None and isinstance(study, Paper) and study.text_weights is not None:
         store.put_imported(Path(study.text_weights))
-    study = _with_sizes(study, data, open_source(data, store))
+    if scratch is None or study.sizes_needed:
+        study = _with_sizes(study, data, open_source(data, kept))
     cells = tuple(
         paper(study, data, partial(_metrics, store)) if isinstance(study, Paper) else first_ticket(study, data)
     )
     for cell in cells:
         if isinstance(cell.node, Train):
             check_task(cell.node.task, cell.node.backbone)
-        if isinstance(cell.node, Train) and store.has(cell.node):
+        if scratch is None and isinstance(cell.node, Train) and store.has(cell.node):
             store.arrays(cell.node.digest, "items")  # a corrupted result is refused before anything is run
     wanted = {cell.node.digest for cell in cells if (cell.baseline, cell.sparsity, cell.seed) == weights_of}
     shown = [cell for cell in cells if not only or set(only) & set(cell.artefacts)]
     work = tuple(plan((cell.node for cell in shown), store, weights=wanted))
-    return Planned(name, study, cells, work, data, time.perf_counter() - started)
+    return Planned(name, study, cells, work, data, time.perf_counter() - started, _more(cells, work))
+
+
+def _more(cells: Sequence[Cell], work: Sequence[Work]) -> str:
+    """Return what a study asks for once the work that is left is done: Table 1 waits for its tickets' scores."""
+    left = {item.node.digest for item in work}
+    waiting = sum(cell.node.digest in left and "table1" in cell.artefacts for cell in cells)
+    return f"Table 1's baselines, at the sparsity that {waiting} runs of it have yet to show" if waiting else ""
 
 
 def _metrics(store: Store, node: Train) -> dict[str, float] | None:

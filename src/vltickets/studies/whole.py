@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
 from vltickets.errors import UserError, unknown
-from vltickets.specs import Node, Spec, parents
-from vltickets.studies.graph import Cell
+from vltickets.specs import Spec
+from vltickets.studies.graph import Cell, closure
 from vltickets.studies.paper_config import Artefact
 
 SHOWN_WITH = {"figure4": "table3", "figure6": "figure3", "figure7": "table4"}  # the same cells
@@ -56,18 +56,7 @@ def sharing(studies: Sequence[Sequence[Cell]]) -> tuple[int, int]:
     apart = 0
     for cells in studies:
         for artefact in dict.fromkeys(name for cell in cells for name in cell.artefacts):
-            runs = _with_ancestors(cell.node for cell in cells if artefact in cell.artefacts)
+            runs = closure(cell.node for cell in cells if artefact in cell.artefacts).keys()
             together |= runs
             apart += len(runs)
     return len(together), apart
-
-
-def _with_ancestors(nodes: Iterable[Node]) -> set[str]:
-    found: set[str] = set()
-    pending = list(nodes)
-    while pending:
-        node = pending.pop()
-        if node.digest not in found:
-            found.add(node.digest)
-            pending.extend(parents(node))
-    return found

@@ -44,11 +44,13 @@ def run_node(node: Node, store: Store, progress: Progress | None = None) -> None
 
 
 def _run_train(node: Train, store: Store, progress: Progress | None) -> None:
+    started, processor = time.perf_counter(), time.process_time()
     source = open_source(node.task.data, store)
     task = _task(node.task, source, node.backbone)
     model = build_model(node.backbone, node.recipe, task, source)
     known = initialise(model, task, node, store)
     hooks = [HoldZeros(model, load_mask(node.mask, store), zero_stays=True)] if node.mask is not None else []
+    ready = time.perf_counter()
     state = train(
         model,
         task,
@@ -61,14 +63,20 @@ def _run_train(node: Train, store: Store, progress: Progress | None) -> None:
         handover=_handover(node, store),
         progress=progress,
     )
+    trained = time.perf_counter()
     evaluation = evaluate(model, task, node.task.split, threads=node.recipe.threads)
     _check_finite(evaluation)
+    scored = time.perf_counter()
     weights = {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
     store.put_weights(node, weights, {"vocabulary": source.vocabulary.text(), **task.labels()})
     if store.has(node):  # it was imported, and only the weights were wanted
         store.end_work(node.digest)
     else:
-        store.finish(node, _train_record(node, state, evaluation, known), {"items": _compact(evaluation)})
+        phases = {"setup": ready - started, "scoring": scored - trained, "writing": time.perf_counter() - scored}
+        sitting = trained - ready + sum(phases.values())
+        share = (state.seconds + sum(phases.values())) / sitting  # of all sittings over the last
+        record = _train_record(node, state, evaluation, known, phases, share * (time.process_time() - processor))
+        store.finish(node, record, {"items": compact(evaluation)})
 
 
 def _check_finite(evaluation: Evaluation) -> None:
@@ -101,7 +109,7 @@ def backbone_of(source: MaskSource) -> BackboneSpec:
 
 
 def _run_mask(node: MaskSource, store: Store) -> None:
-    started = time.perf_counter()
+    started, processor = time.perf_counter(), time.process_time()
     shapes = prunable_shapes(backbone_of(node))
     match node:
         case Prune():
@@ -125,6 +133,7 @@ def _run_mask(node: MaskSource, store: Store) -> None:
         metrics=metrics,
         seconds=time.perf_counter() - started,
         machine=machine(),
+        processor_seconds=time.process_time() - processor,
     )
     store.finish(node, record, {"mask": mask.packed()})
 
@@ -144,7 +153,14 @@ def _start_weights(node: OneShot, shapes: dict[str, tuple[int, ...]], store: Sto
     return weights
 
 
-def _train_record(node: Train, state: Checkpoint, evaluation: Evaluation, known: int) -> Record:
+def _train_record(
+    node: Train,
+    state: Checkpoint,
+    evaluation: Evaluation,
+    known: int,
+    phases: dict[str, float],
+    processor_seconds: float,
+) -> Record:
     """Return the record; `known` answers were taken over from the start's answer head."""
     taken = {"answers_transferred": float(known)} if known else {}
     return Record(
@@ -156,6 +172,8 @@ def _train_record(node: Train, state: Checkpoint, evaluation: Evaluation, known:
         parts=state.parts,
         seconds=state.seconds,
         machine=machine(),
+        phases=phases,
+        processor_seconds=processor_seconds,
     )
 
 
@@ -179,7 +197,7 @@ def _rewind_step(node: Train) -> int:
     return (node.start.train.until or 0) if isinstance(node.start, Rewound) else 0
 
 
-def _compact(evaluation: Evaluation) -> dict[str, np.ndarray]:
+def compact(evaluation: Evaluation) -> dict[str, np.ndarray]:
     """Return item scores by name in half precision: they are 0, 1 or VQA's tenths."""
     items = {"score": evaluation.items, **evaluation.more_items}
     return {name: values.astype(np.float16) for name, values in items.items()}
