@@ -194,23 +194,25 @@ def test_a_full_disk_is_one_sentence_leaves_nothing_half_and_the_study_goes_on(w
 
 
 FILLED = """
-mount -t tmpfs -o size=$1k none "$2" || exit 77
-cp -r "$3/data" "$3/store.json" "$2"
-shift 3
+disk="$2" copy="$3"
+mount -t tmpfs -o size=$1k none "$disk" || exit 77
+cp -r "$4/data" "$4/store.json" "$disk"
+shift 4
 "$@"; echo "exit status $?"
+cp -r "$disk" "$copy"
 """
 
 
 def test_a_disk_that_fills_up_in_mid_run(whole: Path, tmp_path: Path) -> None:
     """A real one, of a few megabytes, where we may mount one."""
-    folder = tmp_path / "disk"
+    folder, copy = tmp_path / "disk", tmp_path / "copy"
     folder.mkdir()
     settings = [part for setting in SMALLEST for part in ("--set", setting)]
     used = sum(path.stat().st_size for path in (whole / "data").rglob("*")) // 1024
     command = [sys.executable, "-m", "vltickets", "study", "run", "smoke", "--store", str(folder), "--workers", "0"]
-    script = ["unshare", "-Urm", "sh", "-c", FILLED, "sh", str(used + 1500), str(folder), str(whole), *command]
+    script = ["unshare", "-Urm", "sh", "-c", FILLED, "sh", str(used + 1500), str(folder), str(copy), str(whole)]
     try:
-        done = subprocess.run([*script, *settings], capture_output=True, text=True, check=False)
+        done = subprocess.run([*script, *command, *settings], capture_output=True, text=True, check=False)
     except FileNotFoundError:
         pytest.skip("there is no unshare here")
     if done.returncode == 77 or "unshare" in done.stderr:
@@ -218,7 +220,9 @@ def test_a_disk_that_fills_up_in_mid_run(whole: Path, tmp_path: Path) -> None:
     assert done.stdout.endswith("exit status 2\n")
     assert len(done.stderr.splitlines()) == 1
     assert "No space left on device" in done.stderr
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+    assert 0 < len(bits(copy)) < len(bits(whole))
+    assert bits(copy).items() <= bits(whole).items()
+    assert temporary_files(copy) == []
 
 
 def test_a_mistake_in_the_choice_of_an_executor_is_one_sentence(tmp_path: Path) -> None:
