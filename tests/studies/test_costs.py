@@ -76,6 +76,15 @@ def test_a_plan_writes_nothing_but_what_it_measured_and_measures_it_once(tmp_pat
     assert again["groups"] == first["groups"]
 
 
+def test_a_plan_for_a_reader_lists_every_run_when_asked(tmp_path: Path, planned: Planned) -> None:
+    chosen = [part for setting in SETTINGS for part in ("--set", setting)]
+    typed = ["study", "plan", "smoke", "--store", str(tmp_path / "s"), "--no-calibrate", "--nodes", *chosen]
+    told = CliRunner().invoke(app, typed, catch_exceptions=False).stdout
+    assert all(item.node.digest in told for item in planned.work)
+    assert f"{len(planned.work)} runs" in told
+    assert "written: nothing" in told
+
+
 def test_figures_of_a_device_serve_elsewhere(tmp_path: Path, command: Plan) -> None:
     path = tmp_path / "laptop.json"
     here = command("plan", tmp_path / "here", "--save-device", path)
@@ -145,6 +154,7 @@ def test_several_studies_count_what_they_share_once(tmp_path: Path, planned: Pla
     alone = forecast([planned], store, costs(planned, 1.0), workers=1)
     twice = forecast([planned, replace(planned, name="again")], store, costs(planned, 1.0), workers=1)
     assert (twice.runs, twice.left, twice.wall) == (alone.runs, alone.left, alone.wall)
+    assert twice.disk == alone.disk
     assert twice.apart == 2 * alone.apart
     assert sum(group.runs for group in twice.groups) == alone.runs
     assert all(group.shared == group.runs for group in twice.groups)

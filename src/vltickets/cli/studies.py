@@ -232,8 +232,8 @@ def _run(
         console.print(f"{_to_do(plans)}, {place}; store: {store.root}", soft_wrap=True)
         foreseen.append(expected(plans, store, workers, only))
         keep_forecast(called, foreseen[-1], store)
-        if foreseen[-1].left:
-            console.print(_expectation(foreseen[-1]), soft_wrap=True)
+        if foreseen[-1].left and not foreseen[-1].unknown:
+            console.print(f"expected to take {duration(foreseen[-1].wall)}", soft_wrap=True)
         failure = None
         try:
             with following(plans, console) as listen:
@@ -275,13 +275,6 @@ def _finish(name: str, store: Store, page: Path, as_json: bool, state: str) -> N
     results = reports.read_results(store, name)
     reports.write_page(results, page)
     _show(results, as_json, last_line)
-
-
-def _expectation(foreseen: Forecast) -> str:
-    """Return how long the runs should take; how to know it, where nothing is known of some."""
-    if foreseen.unknown:
-        return f"how long {foreseen.unknown} of them take is not known: `vltickets study plan` measures it"
-    return f"expected to take {duration(foreseen.wall)}"
 
 
 def _against(name: str, store: Store, foreseen: Sequence[Forecast], took: float) -> str:
