@@ -52,8 +52,9 @@ def save_packed(ticket: Ticket, path: Path | str, *, values: KeptValues = "fp32"
     prefix = _prefix(ticket)
     bits = ticket.mask.packed()
     parts: Parts = {f"mask.{name}": torch.from_numpy(packed) for name, packed in bits.items()}
-    for name in ticket.mask:
-        parts[f"values.{name}"] = torch.from_numpy(_kept(ticket, prefix, name, path)).to(TYPES[values])
+    with _pool() as pool:
+        kept = pool.map(lambda name: torch.from_numpy(_kept(ticket, prefix, name, path)).to(TYPES[values]), ticket.mask)
+        parts |= {f"values.{name}": numbers for name, numbers in zip(ticket.mask, kept, strict=True)}
     for name, array in ticket.weights.items():
         if name.removeprefix(prefix) not in ticket.mask.shapes or not name.startswith(prefix):
             tensor = torch.from_numpy(np.require(array, requirements=("C", "W")))
@@ -118,7 +119,7 @@ def _kept(ticket: Ticket, prefix: str, name: str, path: Path) -> np.ndarray:
         raise UserError(f"{path} can't be packed: the weights should have {name} as float32 {shape}, found {found}")
     flat = np.ravel(weight)
     values: np.ndarray = flat.take(np.flatnonzero(ticket.mask[name].numpy().ravel()))
-    if np.count_nonzero(flat) != np.count_nonzero(values):
+    if np.count_nonzero(flat != 0) != np.count_nonzero(values != 0):  # of booleans: several times faster than of floats
         raise UserError(f"{path} can't be packed: {name} has weights that are not 0 where the mask prunes")
     return values
 
