@@ -108,6 +108,7 @@ def test_find_writes_a_ticket_of_the_sparsity_asked_for(vltickets: Run, tmp_path
     own = 100 * run["metrics"]["score"]
     assert f"| {own:.2f} | {own:.2f} (1 seed) | {full:.2f} (1 seed) |" in (tmp_path / "hub" / "README.md").read_text()
     assert run["levels"][-1] == 0.6
+    assert 100 * run["dense"]["score"] == pytest.approx(full)
 
 
 def test_find_searches_under_a_pattern(vltickets: Run, tmp_path: Path) -> None:

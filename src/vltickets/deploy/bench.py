@@ -214,8 +214,7 @@ def _times(
 def _speedups(dense: Mapping[str, Run], times: Mapping[str, list[float]], k: int) -> Row:
     """Return the speed-ups over every dense run with their spreads, half the distance of the quartiles; and the winner.
 
-    `best_vs_*` compares the fastest turn of each: what to look at for several threads on a busy machine, where the
-    clock also counts the others' work. A run that is not to be had here has None.
+    A run that is not to be had here has None.
     """
     row: Row = {}
     medians = {"sparse": 1.0}
@@ -224,7 +223,6 @@ def _speedups(dense: Mapping[str, Run], times: Mapping[str, list[float]], k: int
         low, middle, high = statistics.quantiles(ratios, n=4) if ratios else (None, None, None)
         row[f"speedup_vs_{name}"] = None if middle is None else round(middle, 3)
         row[f"spread_vs_{name}"] = None if low is None or high is None else round((high - low) / 2, 3)
-        row[f"best_vs_{name}"] = round(min(times[name]) / min(times[str(k)]), 3) if ratios else None
         if middle is not None:
             medians[name] = middle
     return row | {"fastest": min(medians, key=lambda name: medians[name])}
