@@ -232,7 +232,7 @@ def _run(
         console.print(f"{_to_do(plans)}, {place}; store: {store.root}", soft_wrap=True)
         foreseen.append(expected(plans, store, workers, only))
         keep_forecast(called, foreseen[-1], store)
-        if foreseen[-1].left and not foreseen[-1].unknown:
+        if foreseen[-1].left and not foreseen[-1].unknown and cluster is None:
             console.print(f"expected to take {duration(foreseen[-1].wall)}", soft_wrap=True)
         failure = None
         try:
@@ -244,7 +244,7 @@ def _run(
             break
     took = time.perf_counter() - started
     state = f"{'not whole after' if failure else 'done in'} {duration(took)}"
-    _finish(called, store, page, as_json, state + _against(called, store, foreseen, took))
+    _finish(called, store, page, as_json, state + _against(called, store, foreseen, took if cluster is None else None))
     if failure is not None:
         raise failure
 
@@ -277,15 +277,19 @@ def _finish(name: str, store: Store, page: Path, as_json: bool, state: str) -> N
     _show(results, as_json, last_line)
 
 
-def _against(name: str, store: Store, foreseen: Sequence[Forecast], took: float) -> str:
-    """Return how this sitting and all its study's runs compare with what was planned, where it was."""
+def _against(name: str, store: Store, foreseen: Sequence[Forecast], took: float | None) -> str:
+    """Return how this sitting and all its study's runs compare with what was planned, where it was.
+
+    A sitting on a cluster, whose workers are not counted here, gives no time that it `took`.
+    """
     from vltickets.studies.outcome import compared, total
 
     whole = total(compared(name, store))
     if not whole.runs or not any(one.left for one in foreseen):
         return ""
     wall = sum(one.wall for one in foreseen)
-    planned = "" if any(one.unknown for one in foreseen) else f" (planned {duration(wall)}, {wall / took - 1:+.0%})"
+    known = not any(one.unknown for one in foreseen)
+    planned = f" (planned {duration(wall)}, {wall / took - 1:+.0%})" if took and known else ""
     return f"{planned}; {whole.runs} runs planned {duration(whole.planned)}, took {duration(whole.actual)}"
 
 
