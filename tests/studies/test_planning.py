@@ -12,7 +12,7 @@ from vltickets.store import Record, Store
 from vltickets.studies.executors import execute, run_leased
 from vltickets.studies.first_ticket import first_ticket
 from vltickets.studies.graph import Cell, plan
-from vltickets.studies.loading import load_study, presets
+from vltickets.studies.loading import load_studies, load_study, presets
 from vltickets.studies.paper import paper
 from vltickets.studies.paper_config import Paper
 
@@ -150,17 +150,23 @@ def test_a_setting_makes_any_recipe_adversarial() -> None:
 
 @pytest.mark.parametrize("name", sorted(presets()))
 def test_every_recipe_is_read_and_planned(name: str, tmp_path: Path) -> None:
-    study = load_study(name)
-    if study.weight_file is not None:  # the user's file: any bytes will do to plan with
-        (tmp_path / "theta0.safetensors").write_bytes(b"")
-        key = "weights" if study.start == "imported" else "pretraining.start"
-        study = load_study(name, (f"{key}='{tmp_path / 'theta0.safetensors'}'",))
-    assert study.start in ("shipped", "imported", "fresh") or study.pretraining is not None
-    cells = paper(study, DATA) if isinstance(study, Paper) else first_ticket(study, DATA)
-    assert plan([cell.node for cell in cells], Store(tmp_path / "store"))
     head = presets()[name].read_text().splitlines()[:12]
     for word in ("Command:", "Hardware:", "Expect:"):
         assert any(line.startswith("#") and word in line for line in head), f"the head of {name}.toml names no {word}"
+    for part in load_studies(name)[1]:
+        _planned(part, tmp_path)
+
+
+def _planned(name: str, tmp_path: Path) -> None:
+    study = load_study(name)
+    file = tmp_path / "theta0.safetensors"
+    file.write_bytes(b"")  # the user's weights: any bytes will do to plan with
+    own = {"pretraining.start": study.start != "imported" and study.weight_file, "weights": study.start == "imported"}
+    own["text_weights"] = isinstance(study, Paper) and study.text_weights
+    study = load_study(name, tuple(f"{key}='{file}'" for key, asked in own.items() if asked))
+    assert study.start in ("shipped", "imported", "fresh") or study.pretraining is not None
+    cells = paper(study, DATA) if isinstance(study, Paper) else first_ticket(study, DATA)
+    assert plan([cell.node for cell in cells], Store(tmp_path / "store"))
 
 
 @pytest.mark.parametrize(
