@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,3 +123,87 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 def store(build: Build) -> Store:
     """The study of TRUTH, with three seeds and one baseline not run."""
     return build()
+
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+class Browser:
+    """A headless Chromium, driven through its own pipe: pages are opened, clicked and asked as a person would."""
+
+    def __init__(self, profile: Path, width: int, height: int) -> None:
+        read, self._write = os.pipe()
+        self._read, write = os.pipe()
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+        flags += ["--disable-component-update", "--disable-sync", f"--user-data-dir={profile}"]
+        flags += ["--remote-debugging-pipe", f"--window-size={width},{height}", "about:blank"]
+        program = ["bash", "-c", f'exec "$@" 3<&{read} 4>&{write}', "bash", str(CHROMIUM), *flags]
+        self.process = subprocess.Popen(program, pass_fds=(read, write), stderr=subprocess.DEVNULL)
+        os.close(read)
+        os.close(write)
+        self._count, self._rest, self._session = 0, b"", ""
+        (target,) = (one for one in self.ask("Target.getTargets")["targetInfos"] if one["type"] == "page")
+        found = self.ask("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        self._session = found["sessionId"]
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.ask("Emulation.setDeviceMetricsOverride", **size)
+        self.ask("Page.enable")
+
+    def ask(self, method: str, **params: Any) -> dict[str, Any]:
+        """Send a command of the DevTools protocol and return its answer."""
+        self._count += 1
+        session = {"sessionId": self._session} if self._session else {}
+        message = {"id": self._count, "method": method, "params": params, **session}
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        return self._answer(lambda one: one.get("id") == self._count)["result"]  # type: ignore[no-any-return]
+
+    def _answer(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        while True:
+            while b"\0" not in self._rest:
+                part = os.read(self._read, 1 << 16)
+                assert part, "Chromium is gone"
+                self._rest += part
+            line, _, self._rest = self._rest.partition(b"\0")
+            found: dict[str, Any] = json.loads(line)
+            if wanted(found):
+                return found
+
+    def open(self, path: Path) -> None:
+        """Open a file and wait until it is loaded."""
+        self.ask("Page.navigate", url=path.as_uri())
+        self._answer(lambda one: one.get("method") == "Page.loadEventFired")
+
+    def value(self, expression: str) -> Any:
+        """Return the value of a JavaScript expression."""
+        return self.ask("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def click(self, selector: str) -> None:
+        """Bring an element into view and click in its middle."""
+        where = f"document.querySelector({json.dumps(selector)})"
+        self.value(f"{where}.scrollIntoView({{block: 'center'}})")
+        x, y = self.value(f"(b => [b.x + b.width / 2, b.y + b.height / 2])({where}.getBoundingClientRect())")
+        for kind in ("mousePressed", "mouseReleased"):
+            self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def stop(self) -> None:
+        """End the browser."""
+        self.ask("Browser.close")
+        self.process.wait(30)
+        os.close(self._read)
+        os.close(self._write)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Callable[[int, int], Browser]]:
+    """Start a browser with a window of some width and height."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} is not installed: the page is not opened in a browser")
+    started: list[Browser] = []
+
+    def start(width: int, height: int) -> Browser:
+        started.append(Browser(tmp_path / f"profile{len(started)}", width, height))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop()

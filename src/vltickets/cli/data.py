@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vltickets.cli.console import counting, screen
-from vltickets.cli.studies import JsonOption
+from vltickets.cli.reporting import JsonOption
 from vltickets.errors import UserError
 
 data_app = typer.Typer(no_args_is_help=True, help="Make data, and look at it.")

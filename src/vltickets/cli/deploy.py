@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from vltickets.cli.console import screen
-from vltickets.cli.studies import JsonOption
+from vltickets.cli.reporting import JsonOption
 from vltickets.errors import UserError
 
 deploy_app = typer.Typer(no_args_is_help=True, help="Trained tickets: small, fast, or for other libraries.")

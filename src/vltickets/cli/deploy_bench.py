@@ -13,7 +13,7 @@ from rich.table import Table
 from typer.core import TyperCommand
 
 from vltickets.cli.console import screen
-from vltickets.cli.studies import JsonOption, StoreOption
+from vltickets.cli.reporting import JsonOption, StoreOption
 from vltickets.errors import UserError
 from vltickets.store import Store
 

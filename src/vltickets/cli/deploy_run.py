@@ -11,7 +11,8 @@ import typer
 
 from vltickets.cli.console import screen
 from vltickets.cli.deploy import KeptValues, TicketArgument
-from vltickets.cli.studies import DataOption, JsonOption, StoreOption
+from vltickets.cli.reporting import JsonOption, StoreOption
+from vltickets.cli.studies import DataOption
 from vltickets.errors import UserError
 from vltickets.store import Store
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 
 from vltickets.cli.console import screen
-from vltickets.cli.studies import JsonOption
+from vltickets.cli.reporting import JsonOption
 
 
 def doctor(as_json: JsonOption = False) -> None:

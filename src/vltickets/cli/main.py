@@ -16,8 +16,9 @@ from vltickets.cli.deploy_run import run as deploy_run
 from vltickets.cli.extract import extract
 from vltickets.cli.machine import doctor
 from vltickets.cli.planning import plan
+from vltickets.cli.reporting import report, status
 from vltickets.cli.sharing import pull, push, verify
-from vltickets.cli.studies import demo, report, study_app
+from vltickets.cli.studies import demo, study_app
 from vltickets.cli.tickets import evaluate, find, ticket_app
 from vltickets.cli.weights import weights_app
 from vltickets.errors import UserError
@@ -37,6 +38,7 @@ app.command("report")(report)
 app.command("doctor")(doctor)
 study_app.command("plan")(plan)
 data_app.command("extract")(extract)
+study_app.command("status")(status)
 for name, command in (("verify", verify), ("push", push), ("pull", pull)):
     ticket_app.command(name)(command)
 deploy_app.command("bench", cls=Several)(bench)

@@ -12,14 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from vltickets.cli.console import duration, screen
+from vltickets.cli.reporting import JsonOption, StoreOption
 from vltickets.cli.studies import (
     DataOption,
-    JsonOption,
     NameOption,
     OnlyOption,
     PresetOption,
     SetOption,
-    StoreOption,
     WorkersOption,
     asked_for,
 )

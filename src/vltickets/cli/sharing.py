@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vltickets.cli.console import screen
-from vltickets.cli.studies import JsonOption, StoreOption
+from vltickets.cli.reporting import JsonOption, StoreOption
 from vltickets.store import Store
 
 if TYPE_CHECKING:

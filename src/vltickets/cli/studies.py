@@ -1,17 +1,17 @@
-"""`vltickets demo`, `study run|status|export|import` and `report`."""
+"""`vltickets demo` and `study run|export|import`."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vltickets.cli.console import duration, following, screen, typed
 from vltickets.cli.executor import AddressOption, ExecutorOption, GpusOption, place_to_run
+from vltickets.cli.reporting import JsonOption, StoreOption, show, show_paper
 from vltickets.errors import UserError
 from vltickets.specs import Train
 from vltickets.store import Store, export_records, import_records
@@ -23,23 +23,23 @@ from vltickets.studies.paper_config import Paper
 from vltickets.studies.whole import Whole, chosen, sharing
 
 if TYPE_CHECKING:
-    from vltickets.reports import Papers, Results
     from vltickets.studies.forecast import Forecast
     from vltickets.studies.run import Planned
 
 study_app = typer.Typer(no_args_is_help=True, help="Run, watch, carry and report studies.")
 
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for the store, the page and the ticket.")]
-StoreOption = Annotated[Path, typer.Option("--store", help="Folder of results; a study goes on from what is in it.")]
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of real data, for studies that need it.")]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=0, help="Processes side by side; 0: this one. Default: one a core.")
 ]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Change a recipe's value, as training.steps=200.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on the standard output, nothing else.")]
 NameOption = Annotated[str | None, typer.Option("--name", help="Keep the study under this name.")]
 PresetOption = Annotated[
     str | None, typer.Option("--preset", help="Of the whole `paper`: tiny (embedded world), real (photos) or full.")
+]
+TrackOption = Annotated[
+    str | None, typer.Option("--track", help="Track each run too: tensorboard (STORE/tracked), wandb or mlflow.")
 ]
 OnlyOption = Annotated[
     str | None, typer.Option("--only", help="Run these of the paper's tables and figures alone: table2,fig8.")
@@ -86,11 +86,13 @@ def run(
     executor: ExecutorOption = None,
     ray_address: AddressOption = None,
     gpus_per_run: GpusOption = None,
+    track: TrackOption = None,
 ) -> None:
     """Run what is left of a study. A killed one goes on where it was; what is done is never done again."""
     called, whole, studies, artefacts = asked_for(name, preset, settings, called, only)
     where = place_to_run(executor, workers, ray_address, gpus_per_run)
-    _run(studies, Store(store), data, where, as_json, page=store / f"{called}.html", whole=whole, only=artefacts)
+    page = store / f"{called}.html"
+    _run(studies, Store(store), data, where, as_json, page=page, whole=whole, only=artefacts, track=track)
 
 
 def asked_for(
@@ -108,29 +110,6 @@ def asked_for(
     if artefacts and not all(isinstance(study, Paper) for study in studies.values()):
         raise UserError(f"--only chooses among the paper's tables and figures, and {name} is a study of one ticket")
     return called, whole, studies, artefacts
-
-
-@study_app.command("status")
-def status(
-    name: Annotated[str | None, typer.Argument(help="A study of the store; all of them unless given.")] = None,
-    store: StoreOption = Path("store"),
-    as_json: JsonOption = False,
-) -> None:
-    """Say how much of a study is done."""
-    results = Store(store)
-    if not (store / "store.json").exists():
-        raise UserError(f"{store} is no store yet; `vltickets study run NAME --store {store}` makes it")
-    names = [name] if name else results.studies()
-    rows = [{"study": one, **_counts(results, one)} for one in names]
-    if as_json:
-        print(json.dumps(rows))
-        return
-    for row in rows:
-        screen().print(
-            f"{row['study']}: {row['done']} of {row['cells']} cells done; missing: {row['missing'] or 'none'}"
-        )
-        for sentence in row["diverged"]:
-            screen().print(f"  {sentence}", soft_wrap=True, markup=False)
 
 
 @study_app.command("export")
@@ -157,45 +136,6 @@ def import_(
     screen().print(f"{new} new records, {known} already there; next: vltickets study run … --store {store}")
 
 
-def report(
-    name: Annotated[str, typer.Argument(help="A study of the store.")],
-    store: StoreOption = Path("store"),
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Where to write the page. Default: STORE/NAME.html.")
-    ] = None,
-    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the tables as Markdown too.")] = None,
-    figure: Annotated[
-        Path | None,
-        typer.Option("--figure", help="Write the figure as PNG or SVG too; of several, FILE.NAME.png for each."),
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Make the tables, the figures and the page from a store, without running anything."""
-    from vltickets import reports
-
-    found, page = Store(store), out or store / f"{name}.html"
-    if found.study(name).get("study") in ("paper", "whole"):
-        paper = reports.read_papers(found, name)
-        reports.write_paper_page(paper, page)
-        if markdown is not None:
-            markdown.write_text(reports.paper_markdown(paper), encoding="utf-8")
-        if figure is not None:
-            for artefact, picture in reports.paper_figures(paper).items():
-                figure.with_suffix(f".{artefact}.png").write_bytes(picture)
-        _show_paper(paper, as_json, f"page: {page}")
-        return
-    results = reports.read_results(found, name)
-    reports.write_page(results, page)
-    if markdown is not None:
-        markdown.write_text(reports.markdown_table(results), encoding="utf-8")
-    if figure is not None:
-        if figure.suffix == ".svg":
-            figure.write_text(reports.figure_svg(results), encoding="utf-8")
-        else:
-            figure.write_bytes(reports.figure_png(results))
-    _show(results, as_json, f"page: {page}")
-
-
 def _run(
     studies: Mapping[str, Study | Paper],
     store: Store,
@@ -207,11 +147,15 @@ def _run(
     whole: Whole | None = None,
     weights_of: tuple[str, float, int] | None = None,
     only: frozenset[str] = frozenset(),
+    track: str | None = None,
 ) -> None:
     from vltickets.studies.outcome import keep_forecast
     from vltickets.studies.planning import expected
     from vltickets.studies.run import note_whole, plan_study, run_studies
+    from vltickets.studies.tracking import check_tracker, tracking
 
+    if track is not None:
+        check_tracker(track)
     started = time.perf_counter()
     console = screen(to_stderr=as_json)
     for told in [whole] if whole is not None else studies.values():
@@ -237,7 +181,8 @@ def _run(
         failure = None
         try:
             with following(plans, console) as listen:
-                run_studies(plans, store, workers=workers, listen=listen, command=typed(), cluster=cluster)
+                tracked = listen if track is None else tracking(track, list(studies), store, listen)
+                run_studies(plans, store, workers=workers, listen=tracked, command=typed(), cluster=cluster)
         except StudyFailed as error:  # all else is done and shown
             failure = error
         if not any(isinstance(study, Paper) for study in studies.values()):
@@ -270,11 +215,11 @@ def _finish(name: str, store: Store, page: Path, as_json: bool, state: str) -> N
         parts = reports.read_papers(store, name)
         reports.write_paper_page(parts, page)
         notes = [f"Note: {sentence}" for sentence in reports.diverged_cells(store, store.study(name)["cells"])]
-        _show_paper(parts, as_json, "\n".join([*notes, last_line]))
+        show_paper(parts, as_json, "\n".join([*notes, last_line]))
         return
     results = reports.read_results(store, name)
     reports.write_page(results, page)
-    _show(results, as_json, last_line)
+    show(results, as_json, last_line)
 
 
 def _against(name: str, store: Store, foreseen: Sequence[Forecast], took: float | None) -> str:
@@ -291,27 +236,6 @@ def _against(name: str, store: Store, foreseen: Sequence[Forecast], took: float 
     known = not any(one.unknown for one in foreseen)
     planned = f" (planned {duration(wall)}, {wall / took - 1:+.0%})" if took and known else ""
     return f"{planned}; {whole.runs} runs planned {duration(whole.planned)}, took {duration(whole.actual)}"
-
-
-def _show(results: Results, as_json: bool, last_line: str) -> None:
-    from vltickets import reports
-
-    if as_json:
-        print(json.dumps(reports.rows_as_json(results)))
-        screen(to_stderr=True).print(last_line, soft_wrap=True)
-        return
-    reports.print_table(results, screen())
-    screen().print(last_line, soft_wrap=True)
-
-
-def _show_paper(results: Papers, as_json: bool, last_line: str) -> None:
-    from vltickets import reports
-
-    if as_json:
-        print(json.dumps(reports.paper_rows(results)))
-    else:
-        reports.print_paper(results, screen())
-    screen(to_stderr=as_json).print(last_line, soft_wrap=True)
 
 
 def _save_ticket(name: str, study: Study, store: Store, out: Path, quiet: bool) -> None:
@@ -332,16 +256,3 @@ def _save_ticket(name: str, study: Study, store: Store, out: Path, quiet: bool) 
     path = out / f"{study.task}-{study.quoted[-1] * 100:.0f}.ticket.safetensors"
     save_ticket(ticket_of(node, store), path)
     screen(to_stderr=quiet).print(f"ticket: {path}; next: vltickets ticket show {path}", soft_wrap=True)
-
-
-def _counts(store: Store, name: str) -> dict[str, Any]:
-    from vltickets import reports
-
-    cells = store.study(name)["cells"]
-    missing: dict[str, int] = {}
-    for cell in cells:
-        if not (store.root / "runs" / cell["node"] / "record.json").exists():
-            missing[cell["baseline"]] = missing.get(cell["baseline"], 0) + 1
-    rest = ", ".join(f"{count} {baseline}" for baseline, count in sorted(missing.items()))
-    done = len(cells) - sum(missing.values())
-    return {"cells": len(cells), "done": done, "missing": rest, "diverged": reports.diverged_cells(store, cells)}

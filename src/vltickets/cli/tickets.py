@@ -11,7 +11,8 @@ import typer
 from rich.table import Table
 
 from vltickets.cli.console import following, screen, typed
-from vltickets.cli.studies import DataOption, JsonOption, SetOption, StoreOption
+from vltickets.cli.reporting import JsonOption, StoreOption
+from vltickets.cli.studies import DataOption, SetOption
 from vltickets.errors import UserError
 from vltickets.store import Store
 

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from vltickets.cli.console import following, screen
-from vltickets.cli.studies import DataOption, JsonOption, SetOption, StoreOption
+from vltickets.cli.reporting import JsonOption, StoreOption
+from vltickets.cli.studies import DataOption, SetOption
 from vltickets.errors import UserError
 from vltickets.store import Store
 

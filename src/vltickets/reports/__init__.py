@@ -6,6 +6,7 @@ Knows no training: a report is made on a laptop from a copied store. `read_resul
 
 from vltickets.reports.card import CardTicket, card
 from vltickets.reports.diverged import diverged_cells
+from vltickets.reports.export import export_artefacts
 from vltickets.reports.figures import figure_png, figure_svg
 from vltickets.reports.markdown import markdown_table
 from vltickets.reports.overlap import Overlap, OverlapResults, densities, draw_overlap, overlap_table, overlaps
@@ -26,6 +27,7 @@ __all__ = [
     "densities",
     "diverged_cells",
     "draw_overlap",
+    "export_artefacts",
     "figure_png",
     "figure_svg",
     "markdown_table",

@@ -50,7 +50,7 @@ def are_there_tickets(results: PaperResults) -> list[str]:
         sentences.append(f"None, not even at the lowest level, on {_names(c for c, level in chosen if not level)}.")
     labels: dict[str, list[Column]] = {}
     for column, level in held:
-        verdict = table1.quoted(results, column, level)
+        verdict = table1.quoted_verdict(results, column, level)
         if verdict is not None:
             labels.setdefault(verdict.label, []).append(column)
     for label, meaning in (

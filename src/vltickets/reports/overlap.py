@@ -24,7 +24,7 @@ from vltickets.errors import UserError
 from vltickets.reports.figures import MARKS
 from vltickets.reports.markdown import escaped
 from vltickets.reports.style import GREY, INK, PAPER, drawing_style
-from vltickets.specs import BackboneSpec, Place, Prune, Train, weight_places
+from vltickets.specs import BackboneSpec, Place, parse_backbone, weight_places
 from vltickets.store import Store
 from vltickets.store import masks as counting
 from vltickets.store.masks import Densities, Packed
@@ -155,11 +155,11 @@ class _Loaded:
 
 
 def _load(store: Store, digest: str) -> _Loaded:
-    node = store.node(digest)
-    if isinstance(node, Train):
+    spec = store.spec(digest)  # its JSON: to build the node would be to build all its ancestors
+    if spec["kind"] == "train":
         raise UserError(f"{digest} is a training, not a mask; name the mask it was trained under or pruned to")
-    backbone = node.train.backbone if isinstance(node, Prune) else node.backbone
-    loaded = _Loaded(digest, backbone, store.arrays(digest, "mask"))
+    where = spec if spec["kind"] != "prune" else store.spec(spec["train"]["node"])
+    loaded = _Loaded(digest, parse_backbone(where["backbone"], f"the run {digest}"), store.arrays(digest, "mask"))
     counting.check_packed(loaded.bits, loaded.places, digest)
     return loaded
 

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vltickets.reports.paper_results import FULL, Column, Key, PaperResults, Score
+from vltickets.reports.quoted import series_url
 from vltickets.reports.style import GREY, INK, drawing_style
 
 ACROSS = 4
@@ -60,7 +61,7 @@ def curve(
 ) -> None:
     """Draw scores over sparsities, mean ± std, without those that are not run."""
     known = [(100 * level, score) for level, score in points if score.mean is not None]
-    axes.errorbar(
+    drawn = axes.errorbar(
         [place for place, _ in known],
         [100 * (score.mean or 0.0) for _, score in known],
         yerr=[100 * (score.std or 0.0) for _, score in known],
@@ -73,6 +74,7 @@ def curve(
         capsize=2,
         label=label,
     )
+    drawn.lines[0].set_url(series_url([(place / 100, score) for place, score in known]))
 
 
 def _dense_lines(axes: Axes, results: PaperResults, column: Column) -> None:

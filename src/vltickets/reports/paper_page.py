@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,13 +14,19 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from vltickets.reports import wording
 from vltickets.reports.answers import answers
 from vltickets.reports.artefacts import ARTEFACTS, PRETRAINING_SECTION
+from vltickets.reports.costs import costs, gaps
 from vltickets.reports.page import flat, page_css, page_template
 from vltickets.reports.paper_results import COLUMNS, PaperResults, Papers
+from vltickets.reports.quoted import SCHEME, series_of
+from vltickets.reports.run_sheets import Sheets
 from vltickets.reports.style import inline, png_bytes, svg_text
 from vltickets.reports.tables import Table
 from vltickets.store import write_file
+
+MOST_HOVERED = 8  # values in the title of a number; a number of more runs has them in its sheet alone
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,37 @@ class Shown:
     def figure(self) -> Markup | None:
         """The figure as markup of the page."""
         return None if self.drawn is None else Markup(inline(svg_text(self.drawn, self.name)))
+
+
+@dataclass(frozen=True)
+class CellOnPage:
+    """A cell's text; `sheet` is the place of the sheet with its runs, `hover` their values."""
+
+    text: str
+    bold: bool
+    sheet: int | None
+    hover: str
+
+
+@dataclass(frozen=True)
+class TableOnPage:
+    """A table whose cells lead to their runs."""
+
+    title: str
+    header: Sequence[str]
+    rows: list[list[CellOnPage]]
+    note: str
+    aside: bool
+
+
+@dataclass(frozen=True)
+class OnPage:
+    """An artefact as the page shows it."""
+
+    name: str
+    title: str
+    tables: list[TableOnPage]
+    figure: Markup | None
 
 
 @lru_cache(maxsize=8)
@@ -65,22 +104,61 @@ def _place(name: str) -> tuple[bool, str]:
 
 def write_paper_page(results: Papers, path: Path) -> None:
     """Write the page; the file appears whole or not at all."""
-    digests = results.store.with_ancestors(cell.digest for cell in results.cells if cell.record is not None)
-    records = [results.store.record(digest) for digest in digests]
-    text = page_template("paper.html").render(
+    write_file(path, paper_html(results).encode())
+
+
+def paper_html(results: Papers) -> str:
+    """Return the page: answers, artefacts, what they cost and lack, and the runs behind each number, each run once."""
+    sheets = Sheets(results)
+    artefacts = [_on_page(artefact, sheets) for artefact in shown(results)]
+    cost_rows, sharing = costs(results)
+    return page_template("paper.html").render(
         css=page_css(),
         study=results.study,
-        artefacts=shown(results),
+        artefacts=artefacts,
         done=sum(cell.record is not None for cell in results.cells),
         planned=len(results.cells),
         seeds=", ".join(str(seed) for seed in sorted({cell.seed for cell in results.cells})),
         answers=answers(results),
         splits=", ".join(sorted({str(part.study.get("split")) for part in results.parts})),
-        count=len(records),
-        seconds=sum(record.seconds for record in records),
+        costs=cost_rows,
+        sharing=sharing,
+        gaps=gaps(results),
+        count=len(results.lineage.records),
         recipes=[(part.study["name"], list(flat(part.study.get("recipe") or {}))) for part in results.parts],
+        runs=sheets.runs(),
+        sheets=sheets,
     )
-    write_file(path, text.encode())
+
+
+def _on_page(artefact: Shown, sheets: Sheets) -> OnPage:
+    tables = [
+        TableOnPage(
+            table.title,
+            table.header,
+            [[_cell(cell, sheets) for cell in row] for row in table.rows],
+            table.note,
+            table.aside,
+        )
+        for table in artefact.tables
+    ]
+    figure = artefact.figure
+    if figure is not None:
+        link = rf'xlink:href="({SCHEME}[^"]*)" target="_blank"'
+        figure = Markup(re.sub(link, lambda match: _series_link(match[1], sheets), str(figure)))
+    return OnPage(artefact.name, artefact.title, tables, figure)
+
+
+def _series_link(url: str, sheets: Sheets) -> str:
+    return f'href="#c{sheets.curve(series_of(url))}"'
+
+
+def _cell(cell: str, sheets: Sheets) -> CellOnPage:
+    text = cell.replace("**", "").replace("`", "")
+    readings = getattr(cell, "readings", ())
+    place = sheets.number(readings) if readings and text not in ("–", wording.NOT_RUN) else None
+    hover = " · ".join(sheets.values(readings)) if place and len(readings) <= MOST_HOVERED else ""
+    return CellOnPage(text, cell.startswith("**"), place, hover)
 
 
 def paper_markdown(results: Papers) -> str:

@@ -15,6 +15,8 @@ import numpy as np
 
 from vltickets.errors import UserError
 from vltickets.reports import wording
+from vltickets.reports.lineage import Lineage
+from vltickets.reports.quoted import Quoted, Reading
 from vltickets.store import Record, Store
 from vltickets.store.store import check_format
 from vltickets.studies.verdicts import Verdict, highest_by_means, judge
@@ -87,6 +89,7 @@ class Score:
     values: Mapping[int, float]
     digests: Mapping[int, str]
     missing: int
+    metric: str = "score"
 
     @property
     def mean(self) -> float | None:
@@ -99,9 +102,15 @@ class Score:
         return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
 
     @property
-    def text(self) -> str:
-        """Mean ± std in per cent; a star where seeds are missing."""
-        return wording.mean_and_std(self.mean, self.std) + ("*" if self.missing and self.values else "")
+    def readings(self) -> tuple[Reading, ...]:
+        """The runs behind it, by seed."""
+        return tuple(Reading(self.digests[seed], self.metric) for seed in sorted(self.values))
+
+    @property
+    def text(self) -> Quoted:
+        """Mean ± std in per cent; a star where seeds are missing. It knows its runs."""
+        star = "*" if self.missing and self.values else ""
+        return Quoted(wording.mean_and_std(self.mean, self.std) + star, self.readings)
 
 
 class PaperResults:
@@ -115,6 +124,12 @@ class PaperResults:
         self._by: dict[tuple[str, Key], list[Cell]] = {}
         for cell in cells:
             self._by.setdefault((cell.task, cell.key), []).append(cell)
+
+    @cached_property
+    def lineage(self) -> Lineage:
+        """The runs behind the cells, back to the first."""
+        known = {cell.digest: cell.record for cell in self.cells if cell.record is not None}
+        return Lineage(self.store, dict.fromkeys(cell.digest for cell in self.cells), known)
 
     @property
     def artefacts(self) -> tuple[str, ...]:
@@ -157,6 +172,7 @@ class PaperResults:
             values={cell.seed: cell.record.metrics[column.metric] for cell in done if cell.record is not None},
             digests={cell.seed: cell.digest for cell in done},
             missing=len(cells) - len(done),
+            metric=column.metric,
         )
 
     def items(self, column: Column, key: Key, *, fresh: bool = False) -> dict[int, np.ndarray]:
@@ -166,7 +182,7 @@ class PaperResults:
 
     def _arrays(self, digest: str) -> Mapping[str, np.ndarray]:
         if digest not in self._items:
-            self._items[digest] = self.store.arrays(digest, "items")
+            self._items[digest] = self.store.arrays(digest, "items", self.lineage.records.get(digest))
         return self._items[digest]
 
     def compare(self, column: Column, key: Key, other: Key, *, fresh: bool = False) -> Verdict | None:
@@ -218,7 +234,13 @@ class Papers:
         """The store that all parts lie in."""
         return self.parts[0].store
 
-    @property
+    @cached_property
+    def lineage(self) -> Lineage:
+        """The runs behind the cells of all parts."""
+        known = {digest: record for part in self.parts for digest, record in part.lineage.records.items()}
+        return Lineage(self.store, dict.fromkeys(cell.digest for cell in self.cells), known)
+
+    @cached_property
     def cells(self) -> tuple[Cell, ...]:
         """The cells of all parts."""
         return tuple(cell for part in self.parts for cell in part.cells)

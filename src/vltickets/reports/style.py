@@ -28,7 +28,8 @@ def inline(svg: str) -> str:
     body = re.sub(
         r'<svg ([^>]*?)\s?width="[^"]*"', r"<svg \1", re.sub(r' height="[\d.]+pt"', "", body, count=1), count=1
     )
-    body = re.sub(r' id="([^"]*)"', lambda match: match[0] if f"#{match[1]}" in body else "", body)
+    used = set(re.findall(r"#([^\s\"')]+)", body))
+    body = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", body)
     return body.replace(INK, "currentColor").replace(PAPER, "var(--paper)").strip()
 
 

@@ -7,11 +7,17 @@ from dataclasses import dataclass
 
 from vltickets.reports import wording
 from vltickets.reports.paper_results import SOURCES, Column, Key, PaperResults
+from vltickets.reports.quoted import quoted
+
+Row = tuple[str, str, str, int, str, float, str]  # of a CSV: artefact, row, column, seed, metric, value, run
 
 
 @dataclass(frozen=True)
 class Table:
-    """A title, a header, rows of text, and a note below. `aside`: of interest to who follows a number to its run."""
+    """A title, a header, rows of text, and a note below. `aside`: of interest to who follows a number to its run.
+
+    A cell that is a `Quoted`, as `Score.text` is, leads to its runs on the page.
+    """
 
     title: str
     header: Sequence[str]
@@ -58,8 +64,8 @@ def runs_table(results: PaperResults, columns: Sequence[Column], keys: Sequence[
     for key in keys:
         cells = []
         for task in tasks:
-            digests = results.score(first[task], key, fresh=True).digests
-            cells.append(" ".join(f"`{digests[seed][:8]}`" for seed in sorted(digests)) or "–")
+            score = results.score(first[task], key, fresh=True)
+            cells.append(quoted(" ".join(f"`{reading.digest[:8]}`" for reading in score.readings) or "–", score))
         if any(cell != "–" for cell in cells):
             rows.append([named(key), *cells])
     return Table("Runs, by seed", ["ticket", *(SOURCES.get(task, task) for task in tasks)], rows, aside=True)

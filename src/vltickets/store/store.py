@@ -96,7 +96,7 @@ class Store:
         while stack:  # parents first, without recursion: a chain of rounds may be long
             current = stack[-1]
             value = self._node_json(current)
-            missing = [name for name in _references(value) if name not in loaded]
+            missing = [name for name in references(value) if name not in loaded]
             if missing:
                 stack.extend(missing)
                 continue
@@ -114,9 +114,13 @@ class Store:
             raise UserError(f"run {digest} was planned by a vltickets whose specs mean something else; plan it anew")
         return node
 
+    def spec(self, digest: str) -> dict[str, Any]:
+        """Return a node's canonical JSON; an unknown or altered one is a `UserError`."""
+        return self._node_json(digest)
+
     def parents_of(self, digest: str) -> list[str]:
         """Return the digests of the nodes that a node names."""
-        return list(_references(self._node_json(digest)))
+        return list(references(self._node_json(digest)))
 
     def with_ancestors(self, digests: Iterable[str]) -> list[str]:
         """Return these digests and those of all the nodes they need, sorted."""
@@ -171,10 +175,13 @@ class Store:
             raise UserError(f"{path} is of another run than {digest}; delete the folder {path.parent} to run it again")
         return record
 
-    def arrays(self, digest: str, name: str) -> dict[str, np.ndarray]:
-        """Return the arrays kept under `name` with a result, after checking them against the record's hash."""
+    def arrays(self, digest: str, name: str, record: Record | None = None) -> dict[str, np.ndarray]:
+        """Return the arrays kept under `name` with a result, after checking them against the record's hash.
+
+        `record` is the result's, for who has read it already.
+        """
         path = self.root / "runs" / digest / f"{name}.safetensors"
-        expected = self.record(digest).files.get(path.name)
+        expected = (record or self.record(digest)).files.get(path.name)
         return _checked_arrays(path, expected)
 
     def records(self) -> Iterator[Record]:
@@ -327,13 +334,14 @@ def unsealed(value: Mapping[str, Any]) -> dict[str, Any]:
     return content
 
 
-def _references(value: Any) -> Iterator[str]:
+def references(value: Any) -> Iterator[str]:
+    """Yield the digests of the nodes that a node's canonical JSON names."""
     if isinstance(value, Mapping):
         if set(value) == {"node"}:
             yield value["node"]
         else:
             for item in value.values():
-                yield from _references(item)
+                yield from references(item)
 
 
 def _json_bytes(value: Any) -> bytes:

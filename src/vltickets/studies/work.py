@@ -29,6 +29,7 @@ from vltickets.specs import (
     changed,
 )
 from vltickets.store import Record, Store
+from vltickets.studies.progress import Noting
 from vltickets.tasks import Evaluation, Model, Task, build_task
 from vltickets.tickets import HoldZeros, Mask, initialise, pattern_of, prune_like, random_scores
 from vltickets.tickets.initialisations import start_tensors
@@ -38,9 +39,21 @@ from vltickets.training import Checkpoint, Diverged, Progress, evaluate, train
 def run_node(node: Node, store: Store, progress: Progress | None = None) -> None:
     """Run a node whose parents are done, and make its result visible. A killed run goes on from its checkpoint."""
     if isinstance(node, Train):
-        _run_train(node, store, progress)
+        _run_train(node, store, _noted(node, store, progress))
     else:
         _run_mask(node, store)
+
+
+def _noted(node: Train, store: Store, progress: Progress | None) -> Progress:
+    """Return a progress that also leaves word for `study status`."""
+    note = Noting(node.digest, store)
+
+    def take(step: int, steps: int, loss: float) -> None:
+        note(step, steps, loss)
+        if progress is not None:
+            progress(step, steps, loss)
+
+    return take
 
 
 def _run_train(node: Train, store: Store, progress: Progress | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
@@ -19,7 +19,7 @@ from vltickets.reports.artefacts import (
     table5,
 )
 from vltickets.reports.paper_results import PaperResults
-from vltickets.reports.tables import Table
+from vltickets.reports.tables import Row, Table
 
 
 def no_figure(results: PaperResults) -> Figure | None:
@@ -29,11 +29,16 @@ def no_figure(results: PaperResults) -> Figure | None:
 
 @dataclass(frozen=True)
 class Artefact:
-    """How one artefact is shown."""
+    """How one artefact is shown.
+
+    `rows` gives the rows of its CSV (artefact, row, column, seed, metric, value, run) where its numbers are not simply
+    the scores of its cells.
+    """
 
     title: str
     tables: Callable[[PaperResults], list[Table]]
     figure: Callable[[PaperResults], Figure | None] = no_figure
+    rows: Callable[[PaperResults], Iterable[Row]] | None = None
 
 
 PRETRAINING_SECTION = "pretraining"
@@ -46,6 +51,6 @@ ARTEFACTS = {
     "figure3": Artefact(figure3.TITLE, figure3.tables, figure3.figure),
     "figure5": Artefact(figure5.TITLE, figure5.tables, figure5.figure),
     "table5": Artefact(table5.TITLE, table5.tables),
-    "figure8": Artefact(figure8.TITLE, figure8.tables, figure8.figure),
-    PRETRAINING_SECTION: Artefact(pretraining.TITLE, pretraining.tables, pretraining.figure),
+    "figure8": Artefact(figure8.TITLE, figure8.tables, figure8.figure, figure8.rows),
+    PRETRAINING_SECTION: Artefact(pretraining.TITLE, pretraining.tables, pretraining.figure, pretraining.rows),
 }

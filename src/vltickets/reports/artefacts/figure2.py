@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from vltickets.reports import wording
 from vltickets.reports.panels import curve, panels
 from vltickets.reports.paper_results import FULL, PRETRAINING, RANDOM, Column, Key, PaperResults, Score, rewound
+from vltickets.reports.quoted import quoted
 from vltickets.reports.style import GREY
 from vltickets.reports.tables import Table, runs_table
 
@@ -46,8 +47,9 @@ def _curves(results: PaperResults, column: Column, levels: Sequence[float]) -> T
     rows = [["0 %", *[results.score(column, Key(FULL, 0.0)).text] * len(CURVES), "–"]]
     for level in levels:
         keys = [Key(source or column.task, level) for source, *_ in CURVES]
-        difference = wording.difference(results.compare(column, keys[1], keys[0]))
-        rows.append([wording.percent(level), *(results.score(column, key).text for key in keys), difference])
+        scores = [results.score(column, key) for key in keys]
+        difference = quoted(wording.difference(results.compare(column, keys[1], keys[0])), scores[1], scores[0])
+        rows.append([wording.percent(level), *(score.text for score in scores), difference])
     header = ["sparsity", *(name for _, name, *_ in CURVES), "pre-training − ticket"]
     note = "Scores in %, mean ± std over seeds; the difference in points, with its 95 % interval."
     return Table(f"{column.title}: three curves", header, rows, note, aside=True)
@@ -61,7 +63,8 @@ def _rewinding(results: PaperResults, column: Column, levels: Sequence[float]) -
         cells = [results.score(column, own).text]
         for share in found:
             key = Key(rewound(column.task, share), level)
-            cells.append(f"{results.score(column, key).text}; {wording.difference(results.compare(column, key, own))}")
+            score, above = results.score(column, key), wording.difference(results.compare(column, key, own))
+            cells.append(quoted(f"{score.text}; {above}", score, results.score(column, own)))
         rows.append([wording.percent(level), *cells])
     header = ["sparsity", "to θ₀", *(f"to {wording.percent(share)}" for share in found)]
     note = (

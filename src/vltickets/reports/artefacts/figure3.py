@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from vltickets.reports import wording
 from vltickets.reports.panels import panels
 from vltickets.reports.paper_results import FULL, ONE_SHOT, PRETRAINING, RANDOM, SOURCES, Column, Key, PaperResults
+from vltickets.reports.quoted import quoted, series_url
 from vltickets.reports.style import GREY, INK
 from vltickets.reports.tables import Table, runs_table
 
@@ -39,9 +40,7 @@ def tables(results: PaperResults) -> list[Table]:
         rows = [["full", *(results.score(column, Key(FULL, 0.0)).text for column in columns)]]
         for source in sources:
             scores = [results.score(column, Key(source, level)).text for column in columns]
-            own = [
-                f"**{text}**" if column.task == source else text for column, text in zip(columns, scores, strict=True)
-            ]
+            own = [text.bold() if c.task == source else text for c, text in zip(columns, scores, strict=True)]
             rows.append([SOURCES.get(source, source), *own])
         note = "Scores in %, mean ± std over seeds; seed s's mask for seed s. A task's own ticket is bold."
         out.append(Table(f"Transfer at {wording.percent(level)} sparsity", header, rows, note))
@@ -92,8 +91,8 @@ def _best(results: PaperResults, columns: list[Column], levels: list[float], sou
                     results.score(column, own).text,
                     SOURCES[best],
                     results.score(column, Key(best, level)).text,
-                    wording.difference(results.compare(column, Key(best, level), own)),
-                    wording.difference(results.compare(column, Key(PRETRAINING, level), own)),
+                    _minus(results, column, Key(best, level), own),
+                    _minus(results, column, Key(PRETRAINING, level), own),
                 ]
             )
     header = [
@@ -112,6 +111,11 @@ def _best(results: PaperResults, columns: list[Column], levels: list[float], sou
     return Table("Best source for each target", header, rows, note)
 
 
+def _minus(results: PaperResults, column: Column, key: Key, own: Key) -> str:
+    text = wording.difference(results.compare(column, key, own))
+    return quoted(text, results.score(column, key), results.score(column, own))
+
+
 def figure(results: PaperResults) -> Figure | None:
     """Return a panel for each target's metric, a curve for each source."""
     columns, levels, sources = results.columns("figure3"), results.levels("figure3"), _sources(results)
@@ -128,7 +132,7 @@ def figure(results: PaperResults) -> Figure | None:
             if known:
                 places, means, stds = zip(*known, strict=True)
                 own = source == column.task
-                axes.errorbar(
+                drawn = axes.errorbar(
                     places,
                     means,
                     yerr=stds,
@@ -141,5 +145,6 @@ def figure(results: PaperResults) -> Figure | None:
                     linestyle="--" if source == RANDOM else "-",
                     label=SOURCES.get(source, source),
                 )
+                drawn.lines[0].set_url(series_url([(level, score) for level, score in points if score.values]))
 
     return panels(results, columns, draw, levels)

@@ -12,6 +12,7 @@ from scipy import stats
 from vltickets.reports import wording
 from vltickets.reports.panels import curve, panels
 from vltickets.reports.paper_results import FULL, Column, Key, PaperResults
+from vltickets.reports.quoted import Quoted, quoted
 from vltickets.reports.tables import Table, runs_table
 
 TITLE = "Figure 5: tickets found by adversarial training"
@@ -37,8 +38,8 @@ def tables(results: PaperResults) -> list[Table]:
             verdict = results.compare(column, other, standard)
             low, high = (None, None) if verdict is None else (verdict.low_full, verdict.high_full)
             span = "–" if low is None or high is None else f"{wording.points(low)} to {wording.points(high)}"
-            scores = [results.score(column, key).text for key in (standard, other)]
-            rows.append([wording.percent(level), *scores, span])
+            scores = [results.score(column, key) for key in (standard, other)]
+            rows.append([wording.percent(level), *(score.text for score in scores), quoted(span, *scores)])
         header = ["sparsity", "standard", "adversarial", "adversarial − standard"]
         note = "Scores in %, mean ± std over seeds; the difference in points, its 95 % interval."
         out.append(Table(f"{column.title}: both ways", header, rows, note))
@@ -51,8 +52,13 @@ def _gained(results: PaperResults, columns: list[Column], levels: list[float]) -
     for column in columns:
         known = pairs(results, column, levels)
         star = "*" if len(known) < len(results.search_seeds) else ""
-        cells = [wording.mean_and_std(*_mean_and_std(list(values))) + star for values in zip(*known, strict=True)]
-        rows.append([column.title, *(cells or [wording.NOT_RUN] * 2), interval([b - a for a, b in known])])
+        curves = [[results.score(column, ticket(column, level, way)) for level in levels] for way, *_ in WAYS]
+        cells = [
+            quoted(wording.mean_and_std(*_mean_and_std(list(values))) + star, *scores)
+            for values, scores in zip(zip(*known, strict=True), curves, strict=False)
+        ]
+        gained = quoted(interval([b - a for a, b in known]), *curves[0], *curves[1])
+        rows.append([column.title, *(cells or [Quoted(wording.NOT_RUN)] * 2), gained])
     note = (
         "The highest sparsity at which every lower level, too, reaches 99 % of the standard dense score of its seed; "
         "mean ± std over seeds, in %; a star where a seed is not done. gained: in points of sparsity, with the 95 % "

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 
 from vltickets.reports import wording
 from vltickets.reports.paper_results import PaperResults
+from vltickets.reports.quoted import Quoted, Reading
 from vltickets.reports.style import GREY, drawing_style
-from vltickets.reports.tables import Table
+from vltickets.reports.tables import Row, Table
 from vltickets.store import Record
 
 TITLE = "Pre-training"
@@ -29,7 +30,11 @@ def tables(results: PaperResults) -> list[Table]:
     )
     metrics = [name for name in metrics if not name.startswith(BY_FOIL)]
     rows = [
-        [name, *(_cell(records, metric) for metric in metrics), " ".join(f"`{r.digest[:8]}`" for r in records)]
+        [
+            name,
+            *(_cell(records, metric) for metric in metrics),
+            Quoted(" ".join(f"`{r.digest[:8]}`" for r in records), [Reading(r.digest, "score") for r in records]),
+        ]
         for name, records in sorted(grouped.items())
     ]
     note = (
@@ -59,18 +64,14 @@ def _cell(records: list[Record], metric: str) -> str:
     if not values:
         return "–"
     mean, std = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-    if "accuracy" in metric:
-        return wording.mean_and_std(mean, std)
-    return f"{mean:.3f}" if std is None else f"{mean:.3f} ± {std:.3f}"
+    plain = f"{mean:.3f}" if std is None else f"{mean:.3f} ± {std:.3f}"
+    text = wording.mean_and_std(mean, std) if "accuracy" in metric else plain
+    return Quoted(text, [Reading(record.digest, metric) for record in records if metric in record.metrics])
 
 
 def _runs(results: PaperResults) -> Iterator[tuple[str, Record]]:
     """Yield the name and the record of every finished training on the pre-training tasks."""
-    store = results.store
-    for digest in store.with_ancestors(cell.digest for cell in results.cells if cell.record is not None):
-        if not (store.root / "runs" / digest / "record.json").exists():
-            continue
-        record = store.record(digest)
+    for record in results.lineage.finished:
         if record.kind != "train" or record.spec["task"]["kind"] not in KINDS:
             continue
         if record.spec["task"].get("text_only"):
@@ -80,7 +81,7 @@ def _runs(results: PaperResults) -> Iterator[tuple[str, Record]]:
         elif "mask" not in record.spec:
             yield "round under 0 %", record
         else:
-            mask = store.record(record.spec["mask"]["node"])
+            mask = results.lineage.record(record.spec["mask"]["node"])
             yield f"round under {wording.percent(round(mask.metrics['sparsity'], 3))}", record
 
 
@@ -89,7 +90,15 @@ def _made_theta0(results: PaperResults, record: Record) -> bool:
     start = record.spec["start"]
     if start["kind"] != "trained":
         return (results.study.get("recipe") or {}).get("start") != "imported"
-    return bool(results.store.record(start["train"]["node"]).spec["task"].get("text_only"))
+    return bool(results.lineage.record(start["train"]["node"]).spec["task"].get("text_only"))
+
+
+def rows(results: PaperResults) -> Iterator[Row]:
+    """Yield every metric of every pre-training run."""
+    for name, record in _runs(results):
+        for metric, value in sorted(record.metrics.items()):
+            seed = int(record.spec.get("seed", 0))
+            yield "pretraining", name, "pre-training", seed, metric, value, record.digest
 
 
 def figure(results: PaperResults) -> Figure | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from vltickets.reports import wording
 from vltickets.reports.paper_results import FULL, RANDOM, Column, Key, PaperResults, Score
 from vltickets.reports.published import published
+from vltickets.reports.quoted import quoted
 from vltickets.reports.tables import OTHER_STARTS, Table, named, runs_table
 from vltickets.studies.verdicts import Verdict, judge
 
@@ -35,9 +36,12 @@ def tables(results: PaperResults) -> list[Table]:
 def _table(results: PaperResults, chosen: Chosen) -> Table:
     full = [results.score(column, Key(FULL, 0.0), fresh=True) for column, _ in chosen]
     rows = [
-        ["sparsity", *("–" if level is None else wording.percent(level) for _, level in chosen)],
+        ["sparsity", *("–" if level is None else _picked(results, column, level) for column, level in chosen)],
         ["full", *(score.text for score in full)],
-        ["× 99 %", *("–" if score.mean is None else wording.score(SHARE * score.mean) for score in full)],
+        [
+            "× 99 %",
+            *("–" if score.mean is None else quoted(wording.score(SHARE * score.mean), score) for score in full),
+        ],
     ]
     twice = [results.score(column, Key("full-2x", 0.0)) for column, _ in chosen]
     if any(score.values or score.missing for score in twice):
@@ -48,7 +52,7 @@ def _table(results: PaperResults, chosen: Chosen) -> Table:
             for one, level in chosen
         ]
         rows.append(["ticket" if source is None else named(Key(source, 0.0)), *texts])
-    rows.append(["verdict by interval", *(wording.label(quoted(results, *one)) for one in chosen)])
+    rows.append(["verdict by interval", *(_verdict(results, *one) for one in chosen)])
     fresh = sorted(set(results.seeds) - set(results.search_seeds))
     if fresh:
         rows.append(["ticket, fresh seeds alone", *(_fresh(results, column, level, fresh) for column, level in chosen)])
@@ -64,7 +68,19 @@ def _table(results: PaperResults, chosen: Chosen) -> Table:
     return Table(TITLE, ["", *(column.title for column, _ in chosen)], rows, note)
 
 
-def quoted(results: PaperResults, column: Column, level: float | None) -> Verdict | None:
+def _picked(results: PaperResults, column: Column, level: float) -> str:
+    """Return the sparsity, and behind it the scores it was picked on."""
+    keys = [Key(FULL, 0.0), *(Key(column.task, one) for one in results.levels("table1"))]
+    return quoted(wording.percent(level), *(results.score(column, key) for key in keys))
+
+
+def _verdict(results: PaperResults, column: Column, level: float | None) -> str:
+    keys = [Key(column.task, level or 0.0), Key(FULL, 0.0)]
+    text = wording.label(quoted_verdict(results, column, level))
+    return quoted(text, *(results.score(column, key, fresh=True) for key in keys))
+
+
+def quoted_verdict(results: PaperResults, column: Column, level: float | None) -> Verdict | None:
     """Return the verdict on the ticket at its quoted sparsity, over all seeds that have it."""
     return results.compare(column, Key(column.task, level), Key(FULL, 0.0), fresh=True) if level else None
 
@@ -74,7 +90,7 @@ def _fresh(results: PaperResults, column: Column, level: float | None, fresh: Se
         return "–"
     score = results.score(column, Key(column.task, level), fresh=True)
     known = {seed: score.values[seed] for seed in fresh if seed in score.values}
-    return Score(known, score.digests, len(fresh) - len(known)).text
+    return Score(known, score.digests, len(fresh) - len(known), score.metric).text
 
 
 def _differences(results: PaperResults, chosen: Chosen) -> Table:
@@ -82,7 +98,9 @@ def _differences(results: PaperResults, chosen: Chosen) -> Table:
     for source in OTHERS:
         cells = []
         for column, level in chosen:
-            cells.append(wording.difference(worth(results, column, level, source)))
+            keys = [Key(column.task, level or 0.0), Key(source, level or 0.0)]
+            text = wording.difference(worth(results, column, level, source))
+            cells.append(quoted(text, *(results.score(column, key, fresh=True) for key in keys)))
         rows.append([f"ticket − {named(Key(source, 0.0))}", *cells])
     note = "In points at the sparsity above, with the 95 % interval, paired by seed and test item."
     return Table("What mask and initial weights are worth", ["", *(column.title for column, _ in chosen)], rows, note)
@@ -101,7 +119,16 @@ def judged(results: PaperResults, column: Column, levels: Sequence[float]) -> di
 
 def _verdicts(results: PaperResults, columns: Sequence[Column], levels: Sequence[float]) -> Table:
     found = [judged(results, column, levels) for column in columns]
-    rows = [[wording.percent(level), *(_judged(verdicts.get(level)) for verdicts in found)] for level in levels]
+    rows = [
+        [
+            wording.percent(level),
+            *(
+                quoted(_judged(verdicts.get(level)), results.score(column, Key(column.task, level)))
+                for column, verdicts in zip(columns, found, strict=True)
+            ),
+        ]
+        for level in levels
+    ]
     note = (
         "Mean in %; what the paper's rule on the means says (yes; lenient, with one standard deviation added; no); the "
         "verdict by the interval of ticket − 99 % of dense."

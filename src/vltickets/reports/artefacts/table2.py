@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from vltickets.reports import wording
 from vltickets.reports.paper_results import FULL, PRETRAINING, Column, Key, PaperResults
 from vltickets.reports.published import published
+from vltickets.reports.quoted import quoted
 from vltickets.reports.tables import Table, runs_table
 
 TITLE = "Table 2: the universal ticket, found on pre-training, at given sparsities"
@@ -64,11 +65,13 @@ def _over_seeds(
     results: PaperResults, columns: Sequence[Column], key: Key, rule: Callable[[float, float], float]
 ) -> str:
     """Return mean ± std over the seeds that every column has, of the rule's mean over the columns."""
-    pairs = [(results.score(column, key).values, results.score(column, Key(FULL, 0.0)).values) for column in columns]
+    scores = [(results.score(column, key), results.score(column, Key(FULL, 0.0))) for column in columns]
+    pairs = [(ticket.values, full.values) for ticket, full in scores]
     seeds = set.intersection(*(set(ticket) & set(full) for ticket, full in pairs)) if pairs else set()
     if not seeds:
         return wording.NOT_RUN
     if any(full[seed] == 0 for _, full in pairs for seed in seeds):
         return "–"  # no share of nothing
     values = [statistics.fmean(rule(ticket[seed], full[seed]) for ticket, full in pairs) for seed in sorted(seeds)]
-    return wording.mean_and_std(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+    text = wording.mean_and_std(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+    return quoted(text, *(score for pair in scores for score in pair))

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 
 from vltickets.reports import wording
 from vltickets.reports.panels import curve, panels
-from vltickets.reports.paper_results import FULL, RANDOM, Column, Key, PaperResults
+from vltickets.reports.paper_results import FULL, RANDOM, Column, Key, PaperResults, Score
 from vltickets.reports.published import published
+from vltickets.reports.quoted import quoted
 from vltickets.reports.style import GREY
 from vltickets.reports.tables import Table, runs_table
 from vltickets.studies.verdicts import Verdict, judge
@@ -35,8 +36,14 @@ def _table(results: PaperResults, columns: list[Column], levels: list[float]) ->
     chosen = [results.highest(column, levels) for column in columns]
     rows = [
         ["full", *(score.text for score in full)],
-        ["× 99 %", *("–" if score.mean is None else wording.score(SHARE * score.mean) for score in full)],
-        ["sparsity", *("–" if level is None else wording.percent(level) for level in chosen)],
+        ["× 99 %", *("–" if s.mean is None else quoted(wording.score(SHARE * s.mean), s) for s in full)],
+        [
+            "sparsity",
+            *(
+                "–" if level is None else quoted(wording.percent(level), *_curve(results, column, levels))
+                for column, level in zip(columns, chosen, strict=True)
+            ),
+        ],
     ]
     for name, source in (("ticket", None), ("random", RANDOM)):
         cells = []
@@ -44,7 +51,10 @@ def _table(results: PaperResults, columns: list[Column], levels: list[float]) ->
             key = Key(source or column.task, level or 0.0)
             cells.append(results.score(column, key).text if level else "–")
         rows.append([name, *cells])
-    labels = [wording.label(found.get(level or 0.0)) for found, level in zip(verdicts, chosen, strict=True)]
+    labels = [
+        quoted(wording.label(found.get(level or 0.0)), *_curve(results, column, [level] if level else []))
+        for column, found, level in zip(columns, verdicts, chosen, strict=True)
+    ]
     rows.append(["verdict by interval", *labels])
     note = (
         "Scores in %, mean ± std over seeds. sparsity: the highest at which the mean, as at every lower level, reaches "
@@ -55,6 +65,14 @@ def _table(results: PaperResults, columns: list[Column], levels: list[float]) ->
     return Table("At the highest sparsity by the paper's rule", ["", *(column.title for column in columns)], rows, note)
 
 
+def _curve(results: PaperResults, column: Column, levels: list[float]) -> list[Score]:
+    """Return what a verdict on these levels looks at: the dense score, and the tickets' own."""
+    return [
+        results.score(column, Key(FULL, 0.0)),
+        *(results.score(column, Key(column.task, level)) for level in levels),
+    ]
+
+
 def judged(results: PaperResults, column: Column, levels: list[float]) -> dict[float, Verdict]:
     """Return the verdict on each level's ticket, the seeds' variance pooled along the curve."""
     tickets = {level: results.items(column, Key(column.task, level)) for level in levels}
@@ -63,19 +81,13 @@ def judged(results: PaperResults, column: Column, levels: list[float]) -> dict[f
 
 def _all_levels(results: PaperResults, column: Column, levels: list[float]) -> Table:
     verdicts = judged(results, column, levels)
-    rows = [["0 %", results.score(column, Key(FULL, 0.0)).text, "–", "–", "–", "–"]]
+    dense = results.score(column, Key(FULL, 0.0))
+    rows = [["0 %", dense.text, "–", "–", "–", "–"]]
     for level in levels:
-        verdict = verdicts.get(level)
-        rows.append(
-            [
-                wording.percent(level),
-                results.score(column, Key(column.task, level)).text,
-                results.score(column, Key(RANDOM, level)).text,
-                wording.rule(verdict),
-                wording.interval(verdict),
-                wording.label(verdict),
-            ]
-        )
+        verdict, own = verdicts.get(level), results.score(column, Key(column.task, level))
+        words = [wording.rule(verdict), wording.interval(verdict), wording.label(verdict)]
+        random = results.score(column, Key(RANDOM, level))
+        rows.append([wording.percent(level), own.text, random.text, *(quoted(word, own, dense) for word in words)])
     header = ["sparsity", "ticket", "random", "paper's rule", "minus 99 %", "verdict"]
     note = "Scores in %, mean ± std over seeds; minus 99 %: the ticket minus 99 % of dense, in points, 95 % interval."
     return Table(f"{column.title}: every level", header, rows, note)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vltickets.reports import wording
 from vltickets.reports.paper_results import PRETRAINING, Key, PaperResults
 from vltickets.reports.published import published
+from vltickets.reports.quoted import quoted
 from vltickets.reports.tables import Table, runs_table
 
 TITLE = "Table 5: adversarial fine-tuning of universal tickets"
@@ -24,7 +25,8 @@ def tables(results: PaperResults) -> list[Table]:
         for column in columns:
             verdict = results.compare(column, adversarial, standard)
             known = verdict is not None and verdict.low_full is not None and verdict.high_full is not None
-            spans.append(wording.interval(verdict, full=True) if known else "–")
+            span = wording.interval(verdict, full=True) if known else "–"
+            spans.append(quoted(span, results.score(column, adversarial), results.score(column, standard)))
         rows.append([f"{wording.percent(level)}: Adv. − Std.", *spans])
     note = "Scores in %, mean ± std over seeds; differences in points, their 95 % interval, paired by seed and item."
     keys = [Key(PRETRAINING, level, way) for level in levels for way in (False, True)]
