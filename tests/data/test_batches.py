@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from vltickets.data import BatchPlan, Ragged, stream, stream_seed
 from vltickets.data.batches import BUCKET
+from vltickets.data.ragged import WIDE
 from vltickets.errors import UserError
 
 LENGTHS = stream("test", "lengths").integers(5, 40, size=300)
@@ -136,12 +137,13 @@ def test_padded_rows_are_those_of_a_plain_loop(rows: list[list[int]], data: st.D
     assert ragged.row(chosen[0]).tolist() == rows[chosen[0]]
 
 
+@pytest.mark.parametrize("numbers", [3, WIDE, WIDE + 1])  # gathered, gathered, copied row by row
 @given(counts=st.lists(st.integers(0, 4), min_size=1, max_size=6))
-def test_rows_with_a_further_axis_are_padded_alike(counts: list[int]) -> None:
+def test_rows_with_a_further_axis_are_padded_alike(numbers: int, counts: list[int]) -> None:
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    features = np.arange(offsets[-1] * 3, dtype=np.float16).reshape(-1, 3) + 1
+    features = np.arange(offsets[-1] * numbers, dtype=np.float16).reshape(-1, numbers) % 2048 + 1
     values, mask = Ragged(features, offsets).padded(np.arange(len(counts)))
-    assert values.shape == (len(counts), max(*counts, 1), 3)
+    assert values.shape == (len(counts), max(*counts, 1), numbers)
     assert values.dtype == torch.float16
     for index, count in enumerate(counts):
         assert np.array_equal(values[index, :count].numpy(), features[offsets[index] : offsets[index + 1]])

@@ -19,6 +19,7 @@ from vltickets.specs import Recipe, changed
 from vltickets.tasks import Evaluation, Model, Task
 from vltickets.tickets import HoldZeros, Mask, prune, random_scores
 from vltickets.training import Checkpoint, Diverged, build_optimizer, evaluate, learning_rate, train
+from vltickets.training.loop import seed_torch
 
 Build = Callable[..., tuple[Model, Task]]
 RECIPE = Recipe(steps=500, learning_rate=3e-3, batch_tokens=200)  # a curve point is five steps
@@ -157,6 +158,13 @@ def test_a_run_depends_on_its_seed_and_on_no_other_random_state(build: Build) ->
     other, task = build()
     train(other, task, RECIPE, seed=1, last_step=END)
     assert bits(first) == bits(second) != bits(other)
+
+
+def test_torch_is_seeded_as_by_its_own_call() -> None:
+    torch.manual_seed(2**62 + 5)
+    wanted = torch.rand(7)
+    seed_torch(2**62 + 5)
+    assert torch.equal(torch.rand(7), wanted)
 
 
 class Watched:
