@@ -1,8 +1,9 @@
-"""Check our UNITER against golden vectors of the official modules: `python tests/golden_check.py DIR`.
+"""Check our UNITER against golden vectors of the official modules: `python tests/golden_check.py DIR [--packed]`.
 
 DIR (or DIR/uniter) holds `manifest.json` and one safetensors file a case. Prints the largest error of each case and
 exits with 1 where one is past 1e-5, 2 where the folder is not of that layout. Golden places hold valid tokens only:
-the official code packs each row's regions right behind its words, ours follow the padded text.
+the official code packs each row's regions right behind its words, ours follow the padded text. With `--packed` the
+encoder computes valid tokens only.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class Case:
         return float((self.expected[name] - got.reshape(self.expected[name].shape)).abs().max())
 
 
-def open_case(folder: Path, name: str, manifest: dict[str, Any]) -> Case:
+def open_case(folder: Path, name: str, manifest: dict[str, Any], packed: bool) -> Case:
     """Read a case of the manifest."""
     config = manifest["config"]
     data = load_file(folder / f"{name}.safetensors")
@@ -93,7 +94,9 @@ def open_case(folder: Path, name: str, manifest: dict[str, Any]) -> Case:
         dropout=0.1,
         type_count=len(trunk["embeddings.token_type_embeddings.weight"]),
     ).eval()
+    assert isinstance(backbone, UniterBackbone)
     backbone.load_state_dict(trunk)
+    backbone.packed = packed
     return Case(parts["in"], parts["out"], parts["state"], backbone)
 
 
@@ -214,9 +217,9 @@ CHECKS: dict[str, Callable[[Case], Errors]] = {
 
 
 @torch.no_grad()
-def check(folder: Path, name: str, manifest: dict[str, Any]) -> Errors:
+def check(folder: Path, name: str, manifest: dict[str, Any], packed: bool = False) -> Errors:
     """Return the largest error of each output of a case; every expected output must have been compared."""
-    case = open_case(folder, name, manifest)
+    case = open_case(folder, name, manifest, packed)
     errors = CHECKS[name](case)
     if missed := sorted(set(case.expected) - set(errors)):
         raise ValueError(f"{folder / name}.safetensors: no check for the outputs {', '.join(missed)}")
@@ -225,8 +228,10 @@ def check(folder: Path, name: str, manifest: dict[str, Any]) -> Errors:
 
 def main(arguments: list[str]) -> int:
     """Print the largest error of each case, and return the exit code."""
+    packed = "--packed" in arguments
+    arguments = [argument for argument in arguments if argument != "--packed"]
     if len(arguments) != 1:
-        print("usage: python tests/golden_check.py DIR", file=sys.stderr)
+        print("usage: python tests/golden_check.py DIR [--packed]", file=sys.stderr)
         return 2
     folder = next(
         (path for path in (Path(arguments[0]), Path(arguments[0]) / "uniter") if (path / "manifest.json").is_file()),
@@ -241,7 +246,7 @@ def main(arguments: list[str]) -> int:
         if name not in CHECKS:
             print(f"{folder}: no check is known for the case {name!r}", file=sys.stderr)
             return 2
-        errors = check(folder, name, manifest)
+        errors = check(folder, name, manifest, packed)
         output, largest = max(errors.items(), key=lambda item: item[1])
         print(f"{name:20} {largest:.1e} ({output}; {len(errors)} outputs)")
         worst = max(worst, *(error if error == error else float("inf") for error in errors.values()))

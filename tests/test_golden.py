@@ -16,15 +16,16 @@ GOLDEN = HERE / "golden" / "uniter"
 CASES = sorted(json.loads((GOLDEN / "manifest.json").read_text())["cases"])
 
 
-def run_check(folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(HERE / "golden_check.py"), str(folder)]
+def run_check(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(HERE / "golden_check.py"), str(folder), *options]
     return subprocess.run(
         command, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(HERE.parent / "src")}
     )
 
 
-def test_every_case_agrees_with_the_official_modules() -> None:
-    done = run_check(GOLDEN.parent)
+@pytest.mark.parametrize("options", [(), ("--packed",)])
+def test_every_case_agrees_with_the_official_modules(options: tuple[str, ...]) -> None:
+    done = run_check(GOLDEN.parent, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert sorted(line.split()[0] for line in done.stdout.splitlines()[:-1]) == CASES
     assert len(CASES) == 9

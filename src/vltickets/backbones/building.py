@@ -9,7 +9,7 @@ import torch
 
 from vltickets.backbones.uniter import UniterBackbone
 from vltickets.errors import UserError
-from vltickets.specs import BackboneSpec, HuggingFace, Lxmert, Uniter, Vilt
+from vltickets.specs import BackboneSpec, HuggingFace, Lxmert, Recipe, Uniter, Vilt
 
 if TYPE_CHECKING:
     from vltickets.backbones.adapters import Adapter
@@ -49,6 +49,13 @@ def build_backbone(
 
             adapter = adapter_of(spec)
             return adapter(spec, vocabulary=vocabulary, region_width=region_width, dropout=dropout)
+
+
+def check_recipe(recipe: Recipe, spec: BackboneSpec) -> None:
+    """Refuse what only UNITER's encoder can do: with a `UserError`, before anything is run."""
+    for option in ("packed", "compiled"):
+        if getattr(recipe, option) and not isinstance(spec, Uniter):
+            raise UserError(f"training.{option} = true is for UNITER, and the backbone is {spec.kind}; leave it out")
 
 
 def _check_transformers(what: str) -> None:

@@ -6,10 +6,14 @@ Source: ChenRocks/UNITER model/{model,layer,attention}.py (official-models 1.1 t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any, cast
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from vltickets.backbones.packing import Packing
 from vltickets.backbones.protocol import Outputs, Places
 from vltickets.data import Inputs
 from vltickets.specs import Part, Uniter
@@ -29,7 +33,12 @@ class UniterBackbone(nn.Module):
 
     The official code packs each row's regions right behind its own words; here they follow the padded text. Regions
     have no place in a sequence and padding is masked, so every token's state is the same.
+
+    With `packed` the encoder computes valid tokens only: the same states but for rounding, zeros at padding. Only the
+    embeddings, a fiftieth of the work, are made of padding too, so that perturbations enter the padded rows.
     """
+
+    packed = False
 
     def __init__(
         self, spec: Uniter, *, vocabulary: int, region_width: int, dropout: float, type_count: int = 2
@@ -51,8 +60,22 @@ class UniterBackbone(nn.Module):
         text = self.embeddings(inputs.tokens, inputs.token_types)
         joint = torch.cat([text, self.embed_regions(inputs)], dim=1) if inputs.features.shape[1] else text
         mask = torch.cat([inputs.token_mask, inputs.region_mask], dim=1)
-        sequence = self.encoder(joint, padding_bias(mask, joint.dtype))
+        if self.packed:
+            packing = Packing.of(mask)
+            sequence = packing.unpack(self.encoder(packing.pack(joint), packing))
+        else:
+            sequence = self.encoder(joint, padding_bias(mask, joint.dtype))
         return Outputs(sequence=sequence, pooled=self.pooler(sequence), mask=mask, text=inputs.tokens.shape[1])
+
+    def compile_layers(self) -> None:
+        """Compile the encoder's layers by `torch.compile` when they first run: one graph for all, and for all lengths.
+
+        Attention stays out of it: it is a library's kernel, and what pays is joining the steps around it into one.
+        """
+        for layer in cast(Iterable[Layer], self.encoder.layer):
+            attention: Any = layer.attention.self
+            attention.forward = torch.compiler.disable(attention.forward)
+            layer.compile(dynamic=True)
 
     def embed_regions(self, inputs: Inputs) -> torch.Tensor:
         """Return the regions' embeddings [b, r, d]; they take their type from the text's table."""
@@ -150,8 +173,11 @@ class Encoder(nn.Module):
         super().__init__()
         self.layer = nn.ModuleList([Layer(spec, dropout) for _ in range(spec.layers)])
 
-    def forward(self, states: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """Return the last layer's states [b, j, d]; `bias` [b, 1, 1, j] is added to the attention scores."""
+    def forward(self, states: torch.Tensor, bias: torch.Tensor | Packing) -> torch.Tensor:
+        """Return the last layer's states [b, j, d]; `bias` [b, 1, 1, j] is added to the attention scores.
+
+        With a `Packing` in its place the states are packed ones [n, d], in all of the encoder.
+        """
         for layer in self.layer:
             states = layer(states, bias)
         return states
@@ -173,7 +199,7 @@ class Layer(nn.Module):
         self.intermediate = Dense(spec.hidden, spec.intermediate)
         self.output = ResidualDense(spec.intermediate, spec.hidden, dropout)
 
-    def forward(self, states: torch.Tensor, bias: torch.Tensor, wanted: int | None = None) -> torch.Tensor:
+    def forward(self, states: torch.Tensor, bias: torch.Tensor | Packing, wanted: int | None = None) -> torch.Tensor:
         """Return the layer's states [b, j, d], or those of the first `wanted` tokens only."""
         attended = self.attention(states, bias, wanted)
         out: torch.Tensor = self.output(F.gelu(self.intermediate.dense(attended)), attended)
@@ -188,7 +214,7 @@ class Attention(nn.Module):
         self.self = SelfAttention(spec, dropout)
         self.output = ResidualDense(spec.hidden, spec.hidden, dropout)
 
-    def forward(self, states: torch.Tensor, bias: torch.Tensor, wanted: int | None = None) -> torch.Tensor:
+    def forward(self, states: torch.Tensor, bias: torch.Tensor | Packing, wanted: int | None = None) -> torch.Tensor:
         """Return attended states [b, j, d] of the first `wanted` tokens."""
         out: torch.Tensor = self.output(self.self(states, bias, wanted), states[:, :wanted])
         return out
@@ -205,8 +231,10 @@ class SelfAttention(nn.Module):
         self.key = nn.Linear(spec.hidden, spec.hidden)
         self.value = nn.Linear(spec.hidden, spec.hidden)
 
-    def forward(self, states: torch.Tensor, bias: torch.Tensor, wanted: int | None = None) -> torch.Tensor:
-        """Return the heads' outputs side by side [b, j, d], for the first `wanted` tokens."""
+    def forward(self, states: torch.Tensor, bias: torch.Tensor | Packing, wanted: int | None = None) -> torch.Tensor:
+        """Return the heads' outputs side by side [b, j, d], for the first `wanted` tokens; of packed ones, for all."""
+        if isinstance(bias, Packing):
+            return self._packed(states, bias)
         b, _, d = states.shape
 
         def split(projected: torch.Tensor) -> torch.Tensor:
@@ -220,6 +248,11 @@ class SelfAttention(nn.Module):
             dropout_p=self.probability if self.training else 0.0,
         )
         return context.transpose(1, 2).reshape(b, -1, d)
+
+    def _packed(self, states: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """Return the heads' outputs [n, d] of packed states [n, d]."""
+        q, k, v = (layer(states).unflatten(-1, (self.heads, -1)) for layer in (self.query, self.key, self.value))
+        return packing.attend(q, k, v, self.probability if self.training else 0.0).flatten(1)
 
 
 class Dense(nn.Module):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vltickets.cli.console import duration, following, screen, typed
-from vltickets.cli.executor import AddressOption, ExecutorOption, GpusOption, place_to_run
+from vltickets.cli.executor import AddressOption, Executor, ExecutorOption, GpusOption, place_to_run
 from vltickets.cli.reporting import JsonOption, StoreOption, show, show_paper
 from vltickets.errors import UserError
 from vltickets.specs import Train
@@ -88,11 +88,26 @@ def run(
     gpus_per_run: GpusOption = None,
     track: TrackOption = None,
 ) -> None:
-    """Run what is left of a study. A killed one goes on where it was; what is done is never done again."""
+    """Run what is left of a study. A killed one goes on where it was; what is done is never done again.
+
+    Started by torchrun, its processes train each run together (docs/training.md).
+    """
+    from vltickets.studies.work import follow
+    from vltickets.training import processes
+
     called, whole, studies, artefacts = asked_for(name, preset, settings, called, only)
-    where = place_to_run(executor, workers, ray_address, gpus_per_run)
-    page = store / f"{called}.html"
-    _run(studies, Store(store), data, where, as_json, page=page, whole=whole, only=artefacts, track=track)
+    together = processes.join()
+    if together and (workers or executor not in (None, Executor.PROCESS)):
+        raise UserError("processes of torchrun do each run together, one run after another: leave --workers out")
+    where = place_to_run(Executor.PROCESS if together else executor, workers, ray_address, gpus_per_run)
+    if processes.rank() > 0:
+        follow(Store(store))
+    else:
+        page = store / f"{called}.html"
+        _run(studies, Store(store), data, where, as_json, page=page, whole=whole, only=artefacts, track=track)
+        processes.tell(None)
+    if together:
+        processes.leave()
 
 
 def asked_for(

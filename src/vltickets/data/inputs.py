@@ -31,9 +31,10 @@ class Inputs:
     token_types: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Inputs:
-        """Return the same batch on another device."""
+        """Return the same batch on another device; to a GPU from pinned memory the copy holds nothing up."""
+        ahead = device.type == "cuda"
         present = {item.name: value for item in fields(self) if (value := getattr(self, item.name)) is not None}
-        return replace(self, **{name: value.to(device) for name, value in present.items()})
+        return replace(self, **{name: value.to(device, non_blocking=ahead) for name, value in present.items()})
 
     def without_sight(self, *, keep_boxes: bool = False) -> Inputs:
         """Return the batch with all region features zero, and the boxes too unless kept: what a blind model sees."""

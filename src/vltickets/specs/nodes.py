@@ -29,7 +29,8 @@ class Recipe(Spec):
     where `batch_examples` is set. With `accumulation` it goes through the model in that many parts, and their losses
     are averaged; officially they are summed, so an official `clip` is divided by the official accumulation.
     Learning rate: linear warm-up over `warmup` of the steps, then linear decay to 0.
-    `threads` is here because sums, and so bits, depend on it.
+    `threads`, `packed` and `compiled` are here because sums, and so bits, depend on them. Several processes share a
+    batch's parts (docs/training.md).
     """
 
     steps: int = Field(ge=1)
@@ -47,6 +48,8 @@ class Recipe(Spec):
     dropout: float = Field(0.1, ge=0, lt=1)
     precision: Literal["fp32", "bf16"] = "fp32"
     threads: int = Field(1, ge=1)
+    packed: bool = Field(False, description="no work on padding in the encoder (UNITER)")
+    compiled: bool = Field(False, description="torch.compile of the encoder's layers (UNITER); needs a C++ compiler")
     adversarial: Adversarial | None = None
 
     @model_validator(mode="after")

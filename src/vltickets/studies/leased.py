@@ -17,7 +17,19 @@ def serve(digest: str, store: Store, tell: Listener, node: Node | None = None) -
         if not run_leased(node or store.node(digest), store, tell):
             tell(Event("waiting", digest))
     except Exception as error:  # whatever a run dies of is told, and the next one is served
+        if _ends_all(error):
+            raise
         tell(failed(digest, error))
+
+
+def _ends_all(error: Exception) -> bool:
+    """Return whether an error ends the program: the processes that train with this one wait in the middle of a run.
+
+    A loss that is no number is the same on all of them, and they are ready for the next run.
+    """
+    from vltickets.training import Diverged, processes  # torch only where work is done
+
+    return processes.count() > 1 and not isinstance(error, Diverged)
 
 
 def run_leased(node: Node, store: Store, listen: Listener) -> bool:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vltickets.backbones import check_recipe
 from vltickets.backbones.checkpoints import read_about
 from vltickets.data import Source, check_folder, open_source, register_folder
 from vltickets.errors import UserError
@@ -96,6 +97,9 @@ def plan_study(
     wanted = {cell.node.digest for cell in cells if (cell.baseline, cell.sparsity, cell.seed) == weights_of}
     shown = [cell for cell in cells if not only or set(only) & set(cell.artefacts)]
     work = tuple(plan((cell.node for cell in shown), store, weights=wanted))
+    for item in work:
+        if isinstance(item.node, Train):
+            check_recipe(item.node.recipe, item.node.backbone)
     return Planned(name, study, cells, work, data, time.perf_counter() - started, _more(cells, work))
 
 

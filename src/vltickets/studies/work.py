@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import platform
 import time
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from vltickets.backbones import build_backbone, prunable_shapes
+from vltickets.backbones import UniterBackbone, build_backbone, check_recipe, prunable_shapes
 from vltickets.data import Source, open_source, stream_seed
 from vltickets.errors import UserError
 from vltickets.specs import (
@@ -33,15 +34,27 @@ from vltickets.studies.progress import Noting
 from vltickets.tasks import Evaluation, Model, Task, build_task
 from vltickets.tickets import HoldZeros, Mask, initialise, pattern_of, prune_like, random_scores
 from vltickets.tickets.initialisations import start_tensors
-from vltickets.training import Checkpoint, Diverged, Progress, evaluate, train
+from vltickets.training import Checkpoint, Diverged, Progress, evaluate, processes, train
 
 
 def run_node(node: Node, store: Store, progress: Progress | None = None) -> None:
-    """Run a node whose parents are done, and make its result visible. A killed run goes on from its checkpoint."""
+    """Run a node whose parents are done, and make its result visible. A killed run goes on from its checkpoint.
+
+    Among several processes all run it, and rank 0 makes the result visible.
+    """
+    if processes.rank() == 0:
+        processes.tell(node.digest)
     if isinstance(node, Train):
         _run_train(node, store, _noted(node, store, progress))
     else:
         _run_mask(node, store)
+
+
+def follow(store: Store) -> None:
+    """Run every node that rank 0 runs, beside it, until it says that it is done; it needs the same store to read."""
+    while (digest := processes.hear()) is not None:
+        with suppress(Diverged):  # on all ranks at once, and rank 0 reports it
+            run_node(store.node(digest), store)
 
 
 def _noted(node: Train, store: Store, progress: Progress | None) -> Progress:
@@ -76,6 +89,8 @@ def _run_train(node: Train, store: Store, progress: Progress | None) -> None:
         handover=_handover(node, store),
         progress=progress,
     )
+    if processes.rank() > 0:
+        return
     trained = time.perf_counter()
     evaluation = evaluate(model, task, node.task.split, threads=node.recipe.threads)
     _check_finite(evaluation)
@@ -101,6 +116,7 @@ def _check_finite(evaluation: Evaluation) -> None:
 
 def build_model(backbone: BackboneSpec, recipe: Recipe, task: Task, source: Source) -> Model:
     """Return the uninitialised model of a backbone's shape for a task, sized by the data."""
+    check_recipe(recipe, backbone)
     built = build_backbone(
         backbone,
         vocabulary=len(source.vocabulary),
@@ -108,6 +124,10 @@ def build_model(backbone: BackboneSpec, recipe: Recipe, task: Task, source: Sour
         dropout=recipe.dropout,
         type_count=len(task.type_rows),
     )
+    if isinstance(built, UniterBackbone):
+        built.packed = recipe.packed
+        if recipe.compiled:
+            built.compile_layers()
     return Model(built, task.head(backbone.hidden, recipe.dropout))
 
 
@@ -138,6 +158,9 @@ def _run_mask(node: MaskSource, store: Store) -> None:
                 mask = pattern_of(node.pattern).prune(scores, Mask.dense(shapes), node.sparsity)
             else:
                 mask = prune_like(scores, load_mask(node.like, store))
+    processes.check_same("masks", (mask[name] for name in mask))
+    if processes.rank() > 0:
+        return
     metrics = {"sparsity": mask.sparsity, "pruned": float(mask.total - mask.kept), "prunable": float(mask.total)}
     record = Record(
         digest=node.digest,

@@ -1,7 +1,8 @@
 """The one training loop: dense, sparse, pre-training and fine-tuning alike. It knows no mask; a mask enters as a hook.
 
 What happens at a step depends on nothing but the step: its batch, its dropout and its learning rate are functions of
-(seed, step). So a run that was killed goes on from its checkpoint with the same bits.
+(seed, step). So a run that was killed goes on from its checkpoint with the same bits, and several processes that share
+a batch's parts (`processes`) train what one would, but for rounding.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from vltickets.data import batch_plan, stream, stream_seed
+from vltickets.data import stream_seed
+from vltickets.errors import UserError
 from vltickets.specs import Recipe
 from vltickets.tasks import Evaluation, Model, Task
+from vltickets.training import processes
 from vltickets.training.adversarial import adversary_of
 from vltickets.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from vltickets.training.feed import in_background, of_one_step, parts_of
 from vltickets.training.schedule import learning_rate
 
 CURVE_POINTS = 100
@@ -57,48 +60,62 @@ def train(
     checkpoint: Path | None = None,
     handover: Path | None = None,
     progress: Progress | None = None,
+    prefetch: bool | None = None,
 ) -> Checkpoint:
     """Train `model` in place from `first_step` to `last_step` (the recipe's end unless given).
 
     With a `checkpoint` path, the state is kept there every 20 seconds and a run that finds one goes on from it. At the
     end it is left at `handover`, unless one is there: a longer run of the same node goes on from θᵢ with the same bits.
-    Returns the last state: curve of (step, mean loss since the last point) and the seconds of all sittings. Raises
-    `Diverged` when a loss, a gradient or a final weight is not finite.
+    `prefetch` says whether batches are made in the background; unless given, where the model is on a GPU. Among several
+    processes, all must make this call; rank 0 alone writes. Returns the last state: curve of (step, mean loss since the
+    last point) and the seconds of all sittings. Raises `Diverged` when a loss, a gradient or a final weight is not
+    finite.
     """
-    torch.set_num_threads(recipe.threads)
+    ranks, rank = processes.count(), processes.rank()
+    if ranks > recipe.accumulation:
+        raise UserError(
+            f"{ranks} processes share the parts of a batch, and the recipe makes {recipe.accumulation} of it: "
+            f"set training.accumulation to {ranks} or a multiple, or start fewer processes"
+        )
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    torch.set_num_threads(recipe.threads)
     optimizer = build_optimizer(model, recipe)
-    wrapped = accelerator.prepare(model)
+    accelerator.prepare_model(model, evaluation_mode=True)  # on its device, without a wrapper: see `processes`
     state = load_checkpoint(checkpoint, model, optimizer) if checkpoint else None
     state = state or Checkpoint(step=first_step)
     end = recipe.steps if last_step is None else last_step
-    plan = batch_plan(
-        task.lengths(), tokens=recipe.batch_tokens, examples=recipe.batch_examples, task=task.name, seed=seed
-    )
+    parts = parts_of(task, recipe, seed, range(state.step, end))
+    if model.device.type == "cuda" if prefetch is None else prefetch:
+        parts = in_background(parts, recipe.threads)
     # Not accelerate's own autocast: its precision is fixed for the whole process, a recipe's is not.
     autocast = partial(torch.autocast, model.device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
-    adversary = adversary_of(wrapped, task, recipe, autocast, accelerator.backward)
+    adversary = adversary_of(model, task, recipe, autocast, accelerator.backward)
+    dropout = partial(stream_seed, task.name, seed, "dropout")
     # Clipped and moved by torch, not through accelerate's wrappers: the same bits, and no look for libraries each step.
-    weights = list(wrapped.parameters())
+    weights = list(model.parameters())
     point = max(recipe.steps // CURVE_POINTS, 1)
     started, kept = time.perf_counter() - state.seconds, time.monotonic()
 
-    wrapped.train()
+    processes.check_same("weights before the training", model.parameters())
+    model.train()
     for step in range(state.step, end):
-        seed_torch(stream_seed(task.name, seed, "dropout", step))
-        examples, rng, value = plan(step), stream(task.name, seed, "batch", step), 0.0
-        for part in np.array_split(examples, min(recipe.accumulation, len(examples))):
-            batch = task.batch(part, rng)
-            share = len(part) / len(examples)
+        seed_torch(dropout(step))
+        losses: list[float | torch.Tensor] = []
+        for part in of_one_step(parts):
+            if part.place % ranks != rank:
+                continue
+            if part.place:
+                seed_torch(dropout(step, part.place))  # the same, whoever computes it
             if adversary is not None:
-                value += adversary.gradients(batch, share, step)
+                losses.append(adversary.gradients(part.batch, part.share, step))
             else:
                 with autocast():
-                    loss = task.loss(wrapped, batch) * share
-                value += loss.item()
+                    loss = task.loss(model, part.batch) * part.share
+                losses.append(loss.detach())  # read when all is under way: reading waits for the GPU
                 accelerator.backward(loss)
-            if not math.isfinite(value):
-                raise Diverged(f"the loss is {value} at step {step}; try a lower learning rate or a longer warm-up")
+        value = processes.added_up(model, sum(map(float, losses)))
+        if not math.isfinite(value):
+            raise Diverged(f"the loss is {value} at step {step}; try a lower learning rate or a longer warm-up")
         for hook in hooks:
             hook.before_step(model)
         norm = nn.utils.clip_grad_norm_(weights, recipe.clip)
@@ -111,16 +128,17 @@ def train(
             hook.after_step(model)
         optimizer.zero_grad()
 
-        state.note(step, value, point=point, end=recipe.steps, part=getattr(batch, "objective", None))
+        state.note(step, value, point=point, end=recipe.steps, part=getattr(part.batch, "objective", None))
         state.seconds = time.perf_counter() - started
         if progress is not None:
             progress(step + 1, end, value)
-        if checkpoint is not None and step + 1 < end and time.monotonic() - kept > CHECKPOINT_SECONDS:
+        if checkpoint is not None and step + 1 < end and time.monotonic() - kept > CHECKPOINT_SECONDS and rank == 0:
             save_checkpoint(checkpoint, model, optimizer, state)
             kept = time.monotonic()
     if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters()):
         raise Diverged(f"a weight is not finite after step {end}; try a lower learning rate or a longer warm-up")
-    if handover is not None and not handover.exists():
+    processes.check_same("weights after the training", model.parameters())
+    if handover is not None and not handover.exists() and rank == 0:
         save_checkpoint(handover, model, optimizer, state)
     return state
 
