@@ -14,7 +14,7 @@ SETTINGS = ["world.scenes=60", "world.examples=60", "world.heldout=30", "levels=
 SETTINGS += ['baselines=["imp"]', "training.steps=6", "training.accumulation=2"]
 for stage in ("text", "vision_language"):
     SETTINGS += [f"pretraining.{stage}.training.steps=4", f"pretraining.{stage}.training.accumulation=2"]
-TORCHRUN = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m"]
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 
 
 def run(store: Path, *launcher: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
