@@ -213,7 +213,7 @@ def _train_record(
     )
 
 
-@lru_cache(maxsize=3)
+@lru_cache(maxsize=8)
 def _task(spec: TaskSpec, source: Source, backbone: BackboneSpec) -> Task:
     """A task and its data, kept between the runs of one process."""
     return build_task(spec, source, backbone)
