@@ -81,10 +81,11 @@ def run_page(page: Path) -> str:
     return printed
 
 
+@pytest.mark.study
 def test_the_first_ticket_is_found_tested_and_packed_as_typed(here: Path) -> None:
     printed = run_page(DOCS / "tutorials" / "first-ticket.md")
     assert "first.safetensors: 50.00% pruned" in printed
-    assert "; 4 runs, 2 runs to do" in printed or "2 runs to do" in printed
+    assert ", 2 runs to do" in printed  # the mask and its training: the rest was `find`'s
     assert {"first.safetensors", "small.safetensors", "smoke.md", "store"} <= {path.name for path in here.iterdir()}
     assert (here / "store" / "smoke.html").exists()
     assert (here / "small.safetensors").stat().st_size < (here / "first.safetensors").stat().st_size
@@ -124,7 +125,7 @@ def typed_in(line: str) -> Iterator[list[str]]:
 
 
 def commands(page: Path) -> list[tuple[str, list[str], bool]]:
-    """Return each command of a page: where it stands, its words, and whether it stands in a block, to be typed whole."""
+    """Return each command of a page: where it stands, its words, and whether it is whole, as those in blocks are."""
     text = page.read_text(encoding="utf-8")
     found = []
     if page.suffix == ".toml":  # a recipe's header: more may follow on the line, after a wide gap
