@@ -117,8 +117,8 @@ def typed_in(line: str) -> Iterator[list[str]]:
     command = list[str]()
     for word in [*lexer, ";"]:
         if set(word) <= set(";&|"):
-            if command[:1] == ["vltickets"]:
-                yield command[1:]
+            if command[:1] == ["vltickets"] or (command[:1] == ["torchrun"] and "vltickets" in command):
+                yield command[command.index("vltickets") + 1 :]
             command = []
         else:
             command.append(word)
