@@ -14,6 +14,7 @@ SEED ?= 0
 BIN := $(VENV)/bin
 DEMO := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
+DOCS := $(VENV)/.installed-docs
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 # A file's tests stay together, because they share what a fixture made; the longest files come first (conftest.py).
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -22,7 +23,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-r
 test check golden torture: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types check golden torture clean
+.PHONY: help venv demo test lint types check golden torture docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,8 +52,11 @@ torture: $(DEV)  ## kill a small study KILLS times (500) at random places; it mu
 golden: $(DEV)  ## the tests against ../shared: official modules' outputs, samples of the public data
 	$(PYTEST) -m shared $(ARGS)
 
+docs: $(DOCS)  ## the documents as a site, in site/: open site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 clean:  ## remove what the targets wrote; VENV and stores of results stay
-	rm -rf $(OUT) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(OUT) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/pip:
@@ -68,4 +72,8 @@ $(DEMO): pyproject.toml $(CONSTRAINTS) | $(BIN)/pip
 $(DEV): pyproject.toml $(CONSTRAINTS) | $(BIN)/pip
 	@echo "Installing vltickets and its development tools into $(VENV): over a gigabyte, a minute or a few."
 	$(INSTALL) -e ".[dev]"
+	@touch $(DEMO) $@
+
+$(DOCS): pyproject.toml $(CONSTRAINTS) | $(BIN)/pip
+	$(INSTALL) -e ".[docs]"
 	@touch $(DEMO) $@
