@@ -13,6 +13,7 @@ from rich.table import Table
 
 from vltickets.cli.console import duration, screen
 from vltickets.cli.reporting import JsonOption, StoreOption
+from vltickets.cli.running import asked_for
 from vltickets.cli.studies import (
     DataOption,
     NameOption,
@@ -20,7 +21,6 @@ from vltickets.cli.studies import (
     PresetOption,
     SetOption,
     WorkersOption,
-    asked_for,
 )
 from vltickets.store import Store
 
@@ -61,33 +61,33 @@ def plan(
     from vltickets.studies.planning import check_data, lacking
     from vltickets.studies.run import plan_study
 
-    called, whole, studies, artefacts = asked_for(name, preset, settings, called, only)
-    found = Store(store)
-    for part, study in studies.items():
+    asked, found = asked_for(name, preset, settings, called, only), Store(store)
+    for part, study in asked.studies.items():
         check_data(part, study, found, data)
     processes = working_processes() if workers is None else workers
     with tempfile.TemporaryDirectory() as folder:
         scratch = Store(Path(folder) / "scratch")
         plans = [
-            plan_study(part, study, found, data, only=artefacts, scratch=scratch) for part, study in studies.items()
+            plan_study(part, study, found, data, only=asked.only, scratch=scratch)
+            for part, study in asked.studies.items()
         ]
         costs, figures, written = _costs(plans, found, scratch, device, calibrate)
     if save_device is not None:
         figures.save(save_device)
         written = [*written, str(save_device)]
-    expected = forecast(plans, found, costs, processes, artefacts)
+    expected = forecast(plans, found, costs, processes, asked.only)
     missing = "; ".join(sentence for planned in plans if (sentence := lacking(planned, data)))
-    rows = compared(called, found)
+    rows = compared(asked.called, found)
     gpu = figures.machine.get("device", "cpu") != "cpu"
     if as_json:
-        out = forecast_as_json(called, expected, gpu=gpu, nodes=nodes)
+        out = forecast_as_json(asked.called, expected, gpu=gpu, nodes=nodes)
         out |= {"missing_data": missing, "written": written, "planned_against_actual": [_as_json(row) for row in rows]}
         print(json.dumps(out))
         return
     console = screen()
     if not console.is_terminal:
         console.width = WIDTH
-    for told in [whole] if whole is not None else studies.values():
+    for told in [asked.whole] if asked.whole is not None else asked.studies.values():
         console.print(told.title, soft_wrap=True)
     show(expected, console, gpu=gpu)
     if nodes:
