@@ -82,10 +82,12 @@ def export_artefacts(papers: Papers, folder: Path) -> list[Path]:
 def rows(results: PaperResults, artefact: str) -> list[Row]:
     """Return an artefact's finished runs, a row for each metric that it shows; its own rows where it has them.
 
-    `row` names the ticket, `column` the task's metric as the paper does; `value` is as in the record, a fraction.
+    `artefact` is its short name (table1, fig8); `row` names the ticket, `column` the task's metric as the paper does;
+    `value` is as in the record, a fraction.
     """
     own = ARTEFACTS[artefact].rows
-    return list(_rows(results, artefact) if own is None else own(results))
+    found = _rows(results, artefact) if own is None else own(results)
+    return [(row[0].replace("figure", "fig"), *row[1:]) for row in found]
 
 
 def _rows(results: PaperResults, artefact: str) -> Iterator[Row]:
