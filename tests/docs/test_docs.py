@@ -107,6 +107,13 @@ def test_what_one_adds_runs(here: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "'accuracy/1': " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_python_in_a_page_is_python(page: Path) -> None:
+    for block in blocks(page.read_text(encoding="utf-8")):
+        if block.language == "python":
+            compile("\n" * (block.line - 1) + block.text, str(page), "exec")
+
+
 # Commands
 
 
