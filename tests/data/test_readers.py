@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -224,6 +225,18 @@ def test_a_folder_is_known_by_its_bytes_wherever_it_lies(small_world: Path, fold
     assert np.array_equal(open_source(there, store).nlvr2("test").labels, read(folder, "nlvr2").labels)
     edit(folder / PAIRS, lambda records: records.pop())
     assert register_folder(folder, store) != here
+
+
+def test_bytes_are_read_again_where_size_or_time_changed(small_world: Path, folder: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    store.prepare()
+    before = register_folder(folder, store)
+    file, state = folder / PAIRS, (folder / PAIRS).stat()
+    file.write_bytes(b" " * state.st_size)
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert register_folder(folder, store) == before
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    assert register_folder(folder, store) != before
 
 
 def test_data_that_is_not_known_here_is_said(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from vltickets.data.captions import Captions, read_coco_captions, read_flickr8k
 from vltickets.data.corpora import CORPORA, read_corpus
@@ -224,14 +225,24 @@ def register_folder(folder: Path, store: Store, layout: str | None = None, *, vo
     """Return the spec of a user's folder, whose bytes make the fingerprint, and note in the store where it lies.
 
     The layout is found where it is not given: `photos` must be asked for, see `find_layout`. `vocabulary` is the
-    text of a `vocab.txt` that takes the place of the folder's own: that of imported weights.
+    text of a `vocab.txt` that takes the place of the folder's own: that of imported weights. Bytes are read again only
+    where a file's size or time of change is not what the store has noted.
     """
     known = checked_layout(folder, layout)
-    spec = Folder(layout=known, fingerprint=fingerprint(folder, known))
+    where = {"folder": str(folder.resolve()), "layout": known, "files": file_states(folder, known)}
+    found = _noted_fingerprint(store, where) or fingerprint(folder, known)
+    spec = Folder(layout=known, fingerprint=found)
     if vocabulary is not None:
         spec = changed(spec, vocabulary=hashlib.sha256(vocabulary.encode()).hexdigest()[:20])
     text = folder_vocabulary(folder, known).text() if vocabulary is None else vocabulary
-    about = {"folder": str(folder.resolve()), "files": file_states(folder, known)}
     write_file(store.root / "data" / f"{spec.digest}.vocab.txt", text.encode())
-    write_file(store.root / "data" / f"{spec.digest}.json", json.dumps(about).encode())
+    write_file(store.root / "data" / f"{spec.digest}.json", json.dumps(where | {"fingerprint": found}).encode())
     return spec
+
+
+def _noted_fingerprint(store: Store, where: dict[str, Any]) -> str | None:
+    for note in sorted((store.root / "data").glob("*.json")):
+        about = json.loads(note.read_text())
+        if where.items() <= about.items():
+            return str(about["fingerprint"])
+    return None
