@@ -38,10 +38,15 @@ def first_ticket(study: Study, data: DataSpec) -> Iterator[Cell]:
     A pattern that does not fit the backbone's shapes is a `UserError`.
     """
     theta0, text_only = starts(study, data)
-    for pattern in study.patterns:
-        pattern_of(pattern).check(prunable_shapes(study.shape), _levels(study, pattern))
+    check_patterns(study)
     for seed in study.seeds:
         yield from _one_seed(study, data, theta0, text_only, seed)
+
+
+def check_patterns(study: Study) -> None:
+    """Raise `UserError` where a pattern of the study does not fit the backbone's shapes."""
+    for pattern in study.patterns:
+        pattern_of(pattern).check(prunable_shapes(study.shape), _levels(study, pattern))
 
 
 def _one_seed(study: Study, data: DataSpec, theta0: Start, text_only: Start | None, seed: int) -> Iterator[Cell]:

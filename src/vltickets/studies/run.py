@@ -18,7 +18,7 @@ from vltickets.specs import DataSpec, Node, TaskSpec, Train, World, changed, par
 from vltickets.store import Store, check_study_name
 from vltickets.studies.config import Common, Study, task_on
 from vltickets.studies.executors import Listener, RayCluster, StudyFailed, execute
-from vltickets.studies.first_ticket import first_ticket
+from vltickets.studies.first_ticket import check_patterns, first_ticket
 from vltickets.studies.graph import Cell, Work, plan, steps_of
 from vltickets.studies.oracle import oracle_score
 from vltickets.studies.paper import paper
@@ -77,6 +77,8 @@ def plan_study(
         raise UserError(
             f"{study.weight_file} is of another backbone than the study's {study.backbone}; import it as that"
         )
+    if isinstance(study, Study) and not study.sizes_needed:
+        check_patterns(study)  # before anything is written
     kept = store if scratch is None else scratch
     data = _data(study, kept, folder, about.get("vocabulary"))
     kept.prepare()
