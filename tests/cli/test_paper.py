@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -91,6 +92,24 @@ def test_masks_are_compared_with_chance_and_between_seeds(
     compared = vltickets("ticket", "compare", masks["vqa"][0], masks["pretraining"][0], "--store", store, "--json")
     assert compared.returncode == 0, compared.stderr
     assert json.loads(compared.stdout)
+
+
+def test_one_seed_is_no_answer_but_not_denied(
+    done: tuple[Path, list[dict[str, object]]], vltickets: Run, tmp_path: Path
+) -> None:
+    """In a folder whose name a terminal's markup would swallow."""
+    store = tmp_path / "s[old]"
+    shutil.copytree(done[0], store)
+    note = store / "studies" / f"{NAME}.json"
+    study = json.loads(note.read_text())
+    study["cells"] = [cell for cell in study["cells"] if cell["seed"] == 0]
+    note.write_text(json.dumps(study))
+    made = vltickets("report", NAME, "--store", store, "--markdown", tmp_path / "t.md")
+    assert made.returncode == 0, made.stderr
+    assert f"page: {store / NAME}.html" in made.stdout
+    text = (tmp_path / "t.md").read_text()
+    assert "Not run yet" not in text
+    assert "**Q3: Does rewinding improve performance?** What is run so far gives no answer" in text
 
 
 def test_a_page_is_made_of_an_unfinished_study(vltickets: Run, tmp_path: Path, done: object) -> None:

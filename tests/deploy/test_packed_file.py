@@ -184,6 +184,12 @@ def half_a_tensor(parts: dict[str, Any]) -> None:
         (nothing, lambda h: h["backbone"].update(layers=10**12), "layers, its mask has 7 tensors"),
         (nothing, lambda h: h.update(mask="0" * 20), "its mask is not the one its header names"),
         (nothing, lambda h: h["kept"].update({"pooler.dense.weight": 1}), "its header counts other weights"),
+        (nothing, lambda h: h.update(sparsity=0.99), "its header says sparsity 0.99, its mask"),
+        (
+            lambda p: p.update({"dense.backbone.pooler.dense.weight": torch.full((16, 16), 9.0)}),
+            nothing,
+            "pooler.dense.weight is there twice, under its mask and whole",
+        ),
         (
             lambda p: p.update({"mask.pooler.dense.weight": p["mask.pooler.dense.weight"].bfloat16()}),
             nothing,

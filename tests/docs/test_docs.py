@@ -85,7 +85,7 @@ def run_page(page: Path) -> str:
 def test_the_first_ticket_is_found_tested_and_packed_as_typed(here: Path) -> None:
     printed = run_page(DOCS / "tutorials" / "first-ticket.md")
     assert "first.safetensors: 50.00% pruned" in printed
-    assert ", 2 runs to do" in printed  # the mask and its training: the rest was `find`'s
+    assert ", 2 to do" in printed  # the mask and its training: the rest was `find`'s
     assert {"first.safetensors", "small.safetensors", "smoke.md", "store"} <= {path.name for path in here.iterdir()}
     assert (here / "store" / "smoke.html").exists()
     assert (here / "small.safetensors").stat().st_size < (here / "first.safetensors").stat().st_size

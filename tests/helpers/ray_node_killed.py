@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from smallest import plan_smallest
 from vltickets.studies.executors import Event, RayCluster
-from vltickets.studies.run import run_study
+from vltickets.studies.run import run_studies
 
 
 def every_step() -> None:
@@ -89,7 +89,7 @@ def main(root: Path) -> None:
     killer = threading.Thread(target=kill_one, args=(root, cluster, seen, over))
     killer.start()
     try:
-        run_study(planned, store, workers=0, listen=told.append, command="", cluster=RayCluster())
+        run_studies([planned], store, workers=0, listen=told.append, command="", cluster=RayCluster())
     finally:
         over.set()
         killer.join()

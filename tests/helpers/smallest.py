@@ -9,7 +9,7 @@ from pathlib import Path
 from vltickets.store import Store
 from vltickets.studies.executors import Event
 from vltickets.studies.loading import load_study
-from vltickets.studies.run import Planned, plan_study, run_study
+from vltickets.studies.run import Planned, plan_study, run_studies
 
 SMALLEST = (
     "world.scenes=12",
@@ -33,7 +33,7 @@ def plan_smallest(root: Path, *settings: str) -> tuple[Planned, Store]:
 def run_smallest(root: Path, *settings: str, listen: Callable[[Event], None] = lambda event: None) -> None:
     """Run the smallest study in this process."""
     planned, store = plan_smallest(root, *settings)
-    run_study(planned, store, workers=0, listen=listen, command="")
+    run_studies([planned], store, workers=0, listen=listen, command="")
 
 
 def bits(root: Path) -> dict[str, object]:

@@ -14,7 +14,6 @@ from vltickets.studies.lab import Lab
 from vltickets.studies.loading import load_study
 from vltickets.studies.paper import paper
 from vltickets.studies.paper_config import Paper
-from vltickets.studies.whole import sharing
 
 DATA = World(generator=1)
 
@@ -116,7 +115,6 @@ def test_what_two_artefacts_show_is_one_cell_and_done_once(tmp_path: Path) -> No
     names = ("table1", "figure2", "table2", "figure3", "figure5", "table5", "figure8")
     apart = [plan([cell.node for cell in cells_of(f'artefacts=["{name}"]')], store) for name in names]
     assert len(together) == len({work.node.digest for part in apart for work in part})
-    assert sharing([cells]) == (len(together), sum(map(len, apart)))
     assert len(together) < 0.6 * sum(map(len, apart))
 
 

@@ -6,15 +6,17 @@ from collections.abc import Mapping
 
 import pytest
 
+from vltickets.cli.running import asked_for
 from vltickets.errors import UserError
-from vltickets.specs import Prune, Rewound, Shuffled, Train, Trained, World
-from vltickets.studies.graph import Cell
+from vltickets.specs import Node, Prune, Rewound, Shuffled, Train, Trained, World
+from vltickets.studies.graph import Cell, Work, closure
 from vltickets.studies.lab import Lab
 from vltickets.studies.loading import load_studies, load_study
 from vltickets.studies.paper import paper
 from vltickets.studies.paper_config import Paper
+from vltickets.studies.run import _more
 from vltickets.studies.verdicts import highest_by_means
-from vltickets.studies.whole import chosen, sharing
+from vltickets.studies.whole import chosen
 
 DATA = World(generator=1)
 
@@ -139,11 +141,34 @@ def test_the_whole_paper_is_its_parts_and_settings_reach_them() -> None:
         load_study("whole-tiny")
 
 
+def test_what_follows_is_told_only_as_long_as_it_is_open() -> None:
+    study = study_of()
+    for cells, follows in ((scored({}, study), True), (scored(of_vqa(0.8, 0.8, 0.8), study), False)):
+        left = [cell for cell in cells if cell.baseline not in ("full", cell.task)] or cells
+        assert bool(_more(study, cells, [Work(cell.node, ()) for cell in left])) == follows
+
+
+def test_a_name_is_that_of_the_parts_too_and_only_names_what_there_is() -> None:
+    asked = asked_for("paper", "tiny", ["seeds=[0]"], "quick", "fig8")
+    assert tuple(asked.studies) == ("quick-paper-tiny", "quick-paper-lxmert", "quick-paper-vilt")
+    assert (asked.called, asked.only) == ("quick", {"figure8"})
+    with pytest.raises(UserError, match="paper-lxmert has no table1; it has table3"):
+        asked_for("paper-lxmert", None, None, None, "table1")
+    with pytest.raises(UserError, match="a study of one ticket"):
+        asked_for("smoke", None, None, None, "table1")
+
+
 @pytest.mark.parametrize("name", ["whole-tiny", "whole-real"])
 def test_sharing_leaves_at_most_60_percent_of_the_runs(name: str) -> None:
     _, studies = load_studies(name)
-    together, apart = sharing([list(paper(study, DATA)) for study in studies.values() if isinstance(study, Paper)])
-    assert together <= 0.6 * apart
+    artefacts: dict[tuple[str, str], list[Node]] = {}
+    for part, study in studies.items():
+        assert isinstance(study, Paper)
+        for cell in paper(study, DATA):
+            for artefact in cell.artefacts:
+                artefacts.setdefault((part, artefact), []).append(cell.node)
+    together = closure(node for nodes in artefacts.values() for node in nodes)
+    assert len(together) <= 0.6 * sum(len(closure(nodes)) for nodes in artefacts.values())
 
 
 def test_artefacts_are_chosen_by_their_names_in_the_paper() -> None:

@@ -9,7 +9,7 @@ import pytest
 from vltickets.errors import UserError
 from vltickets.specs import Fresh, Prune, RandomMask, Rewound, Shipped, Train, Trained, World, changed
 from vltickets.store import Record, Store
-from vltickets.studies.executors import execute, run_leased
+from vltickets.studies.executors import StudyFailed, execute, run_leased
 from vltickets.studies.first_ticket import first_ticket
 from vltickets.studies.graph import Cell, plan
 from vltickets.studies.loading import load_studies, load_study, presets
@@ -119,9 +119,10 @@ def test_a_run_that_fails_takes_along_only_what_needs_it(tmp_path: Path) -> None
     full = changed(by_name(cells())["full", 0.0, 0], start=Shipped(name="theta0", sha256="0" * 64))
     ticket = changed(full, mask=Prune(train=full, sparsity=0.5))
     other = RandomMask(backbone=full.backbone, sparsity=0.5)
-    with pytest.raises(UserError, match=r"3 of 4") as caught:
+    with pytest.raises(StudyFailed, match=r"3 of 4") as caught:
         execute(plan([ticket, other], store), store, workers=0, listen=lambda event: None)
     assert "not those this run was planned with" in str(caught.value)
+    assert isinstance(caught.value, UserError)  # exit code 2: all of it is the user's to mend
     assert store.has(other)
     assert not store.has(ticket)
 

@@ -17,7 +17,7 @@ from vltickets.studies.first_ticket import first_ticket
 from vltickets.studies.loading import load_study
 from vltickets.studies.paper import paper
 from vltickets.studies.paper_config import Paper
-from vltickets.studies.run import Planned, note_study, plan_study, run_study
+from vltickets.studies.run import Planned, note_study, plan_study, run_studies
 from vltickets.studies.scoring import score_ticket, ticket_of
 from vltickets.studies.starts import starts
 from vltickets.studies.work import backbone_of, load_mask, run_node
@@ -155,10 +155,10 @@ def test_a_study_noted_before_recipes_said_what_is_prunable_goes_on_as_the_same(
     noted = store.study("small")
     del noted["recipe"]["prunable"], noted["recipe"]["vocabulary"], noted["recipe"]["region_width"]
     store.put_study("small", noted)
-    run_study(replace(planned, work=()), store, workers=0, listen=lambda event: None, command="")
+    run_studies([replace(planned, work=())], store, workers=0, listen=lambda event: None, command="")
     assert store.study("small")["phases"]["runs"] >= 1000
     wider = plan_study("small", load_study("smoke", (*SMALL, ALL)), store, None)
-    run_study(replace(wider, work=()), store, workers=0, listen=lambda event: None, command="")
+    run_studies([replace(wider, work=())], store, workers=0, listen=lambda event: None, command="")
     assert store.study("small")["phases"]["runs"] < 1000
 
 

@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from vltickets.studies.run import Planned
 
 PLAIN_SECONDS = 15.0
+WIDTH = 160  # of tables off a terminal
 
 
 def screen(*, to_stderr: bool = False) -> Console:
-    """Return a console; it drops colour by itself off a terminal and under NO_COLOR."""
-    return Console(stderr=to_stderr, highlight=False)
+    """Return a console; it drops colour by itself off a terminal and under NO_COLOR. Nothing in a text is markup."""
+    console = Console(stderr=to_stderr, highlight=False, markup=False)  # names may have square brackets
+    if not console.is_terminal:
+        console.width = WIDTH
+    return console
 
 
 def typed() -> str:

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from vltickets.studies.outcome import Compared
     from vltickets.studies.run import Planned
 
-WIDTH = 110  # of tables off a terminal
-
 
 def plan(
     name: Annotated[str, typer.Argument(help="A preset, or the path of a recipe in TOML.")],
@@ -85,8 +83,6 @@ def plan(
         print(json.dumps(out))
         return
     console = screen()
-    if not console.is_terminal:
-        console.width = WIDTH
     for told in [asked.whole] if asked.whole is not None else asked.studies.values():
         console.print(told.title, soft_wrap=True)
     show(expected, console, gpu=gpu)

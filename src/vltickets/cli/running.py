@@ -20,7 +20,7 @@ from vltickets.studies.executors import RayCluster, StudyFailed
 from vltickets.studies.graph import steps_of
 from vltickets.studies.loading import load_studies
 from vltickets.studies.paper_config import Paper
-from vltickets.studies.whole import Whole, chosen, sharing
+from vltickets.studies.whole import Whole, chosen
 
 if TYPE_CHECKING:
     from vltickets.studies.forecast import Forecast
@@ -49,9 +49,14 @@ def asked_for(name: str, preset: str | None, settings: list[str] | None, called:
     whole, studies = load_studies(name, tuple(settings or ()))
     if called is not None and whole is None:
         studies = dict.fromkeys([called], next(iter(studies.values())))
+    elif called is not None:  # its parts too: another study of theirs may be in the store under the usual names
+        studies = {f"{called}-{part}": study for part, study in studies.items()}
     artefacts = chosen(only) if only is not None else frozenset()
-    if artefacts and not all(isinstance(study, Paper) for study in studies.values()):
+    known = {one for study in studies.values() if isinstance(study, Paper) for one in study.artefacts}
+    if artefacts and not known:
         raise UserError(f"--only chooses among the paper's tables and figures, and {name} is a study of one ticket")
+    if odd := sorted(artefacts - known):
+        raise UserError(f"--only: {name} has no {odd[0]}; it has {', '.join(sorted(known))}")
     return Asked(called or Path(name).stem, studies, whole, artefacts)
 
 
@@ -99,8 +104,10 @@ class Sitting:
         if asked.whole is not None:
             note_whole(asked.called, asked.whole, plans, store, command=command)
         place = "on Ray" if self.cluster else f"{self.workers or 'no'} worker processes"
-        self.console.print(f"{_to_do(plans)}, {place}; store: {store.root}", soft_wrap=True)
-        self._foresee(plans)
+        foreseen = self._foresee(plans)
+        self.console.print(f"{_to_do(plans, foreseen)}, {place}; store: {store.root}", soft_wrap=True)
+        if foreseen.left and not foreseen.unknown and self.cluster is None:
+            self.console.print(f"expected to take {duration(foreseen.wall)}", soft_wrap=True)
         self.failure = None
         try:
             with following(plans, self.console) as listen:
@@ -109,14 +116,13 @@ class Sitting:
         except StudyFailed as error:  # all else is done and shown
             self.failure = error
 
-    def _foresee(self, plans: Sequence[Planned]) -> None:
+    def _foresee(self, plans: Sequence[Planned]) -> Forecast:
         from vltickets.studies.outcome import keep_forecast
         from vltickets.studies.planning import expected
 
         self.foreseen.append(expected(plans, self.store, self.workers, self.asked.only))
         keep_forecast(self.asked.called, self.foreseen[-1], self.store)
-        if self.foreseen[-1].left and not self.foreseen[-1].unknown and self.cluster is None:
-            self.console.print(f"expected to take {duration(self.foreseen[-1].wall)}", soft_wrap=True)
+        return self.foreseen[-1]
 
 
 def run_asked(
@@ -148,16 +154,15 @@ def run_asked(
         raise sitting.failure
 
 
-def _to_do(plans: Sequence[Planned]) -> str:
+def _to_do(plans: Sequence[Planned], foreseen: Forecast) -> str:
     from vltickets.studies.run import merged
 
     work = merged(plans)
     steps = sum(steps_of(item.node) for item in work if isinstance(item.node, Train))
-    together, apart = sharing([planned.cells for planned in plans])
-    shared = f" ({together / apart:.0%} of the {apart} that artefacts take apart)" if apart > together else ""
+    apart = f" ({foreseen.runs / foreseen.apart:.0%} of the {foreseen.apart} it would be if none were shared)"
+    shared = apart if foreseen.apart > foreseen.runs else ""
     cells = sum(len(planned.cells) for planned in plans)
-    runs = f"; {together} runs{shared}," if apart else ","
-    return f"{cells} cells{runs} {len(work)} runs to do ({steps} steps)"
+    return f"{cells} cells; {foreseen.runs} runs{shared}, {len(work)} to do ({steps} steps)"
 
 
 def _finish(name: str, store: Store, page: Path, as_json: bool, state: str) -> None:

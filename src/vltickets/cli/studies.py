@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,9 +16,6 @@ from vltickets.specs import Train
 from vltickets.store import Store, export_records, import_records
 from vltickets.studies.config import Study
 from vltickets.studies.loading import load_ticket_study
-
-if TYPE_CHECKING:
-    pass
 
 study_app = typer.Typer(no_args_is_help=True, help="Run, watch, carry and report studies.")
 
@@ -43,7 +40,7 @@ OnlyOption = Annotated[
 def demo(
     out: OutOption = Path("demo-out"),
     preset: Annotated[
-        str, typer.Option(help="demo (5 minutes on 2 cores) or smoke (1 minute, plumbing only).")
+        str, typer.Option(help="demo (3 minutes on 2 cores) or smoke (1 minute, plumbing only).")
     ] = "demo",
     pretrain: Annotated[
         bool, typer.Option("--pretrain", help="Make θ₀ anew instead of using the shipped one.")

@@ -50,7 +50,7 @@ def find(
     """Find one ticket by iterative magnitude pruning, test it, and write it to a file."""
     from vltickets.specs import Train, changed
     from vltickets.studies.loading import load_ticket_study
-    from vltickets.studies.run import plan_study, run_study
+    from vltickets.studies.run import plan_study, run_studies
     from vltickets.studies.scoring import ticket_of
     from vltickets.tickets import NofM, Unstructured, pattern_of, save_ticket, zeros_at
 
@@ -81,7 +81,7 @@ def find(
     console = screen(to_stderr=as_json)
     console.print(f"{len(planned.work)} runs to do ({planned.steps_left} steps)")
     with following([planned], console) as listen:  # in this process: a search's rounds follow one another
-        run_study(planned, results, workers=0, listen=listen, command=typed())
+        run_studies([planned], results, workers=0, listen=listen, command=typed())
     cell = planned.cells[-1]
     assert isinstance(cell.node, Train)
     ticket = ticket_of(cell.node, results)

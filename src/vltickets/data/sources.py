@@ -221,16 +221,23 @@ def check_folder(folder: Path, layout: str | None = None) -> None:
     folder_vocabulary(folder, checked_layout(folder, layout))
 
 
-def register_folder(folder: Path, store: Store, layout: str | None = None, *, vocabulary: str | None = None) -> Folder:
+def register_folder(
+    folder: Path,
+    store: Store,
+    layout: str | None = None,
+    *,
+    vocabulary: str | None = None,
+    noted: Store | None = None,
+) -> Folder:
     """Return the spec of a user's folder, whose bytes make the fingerprint, and note in the store where it lies.
 
     The layout is found where it is not given: `photos` must be asked for, see `find_layout`. `vocabulary` is the
     text of a `vocab.txt` that takes the place of the folder's own: that of imported weights. Bytes are read again only
-    where a file's size or time of change is not what the store has noted.
+    where a file's size or time of change is not what the store, or the one `noted`, has noted.
     """
     known = checked_layout(folder, layout)
     where = {"folder": str(folder.resolve()), "layout": known, "files": file_states(folder, known)}
-    found = _noted_fingerprint(store, where) or fingerprint(folder, known)
+    found = _noted_fingerprint(noted or store, where) or fingerprint(folder, known)
     spec = Folder(layout=known, fingerprint=found)
     if vocabulary is not None:
         spec = changed(spec, vocabulary=hashlib.sha256(vocabulary.encode()).hexdigest()[:20])
@@ -242,7 +249,10 @@ def register_folder(folder: Path, store: Store, layout: str | None = None, *, vo
 
 def _noted_fingerprint(store: Store, where: dict[str, Any]) -> str | None:
     for note in sorted((store.root / "data").glob("*.json")):
-        about = json.loads(note.read_text())
+        try:
+            about = json.loads(note.read_text())
+        except ValueError:  # damaged, perhaps that of other data: the bytes can be read instead
+            continue
         if where.items() <= about.items():
             return str(about["fingerprint"])
     return None

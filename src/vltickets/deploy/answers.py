@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vltickets.tasks import Evaluation, Model, Task, examples_at_once
@@ -81,7 +83,8 @@ def differ(one: Answered, other: Answered) -> Difference:
     pairs = list(zip(one.evaluation.answers, other.evaluation.answers, strict=True))
     logit, largest = 0.0, 0.0
     for said, expected in zip(one.logits, other.logits, strict=True):
-        logit = max(logit, float((said - expected).abs().max()))
+        alike = torch.equal(said.isfinite(), expected.isfinite())  # a maximum would pass over what is no number
+        logit = max(logit, float((said - expected).abs().nan_to_num(0.0).max())) if alike else math.inf
         largest = max(largest, float(expected[expected > PADDING_SCORE].abs().max()))
     return Difference(
         answers=sum(mine != theirs for mine, theirs in pairs),

@@ -49,7 +49,7 @@ def save_packed(ticket: Ticket, path: Path | str, *, values: KeptValues = "fp32"
         raise UserError(f"values {values!r} are not among those a packed file has: {', '.join(get_args(KeptValues))}")
     if not ticket.weights:
         raise UserError(f"nothing to pack in {path}: the ticket is a mask without trained weights")
-    prefix = _prefix(ticket)
+    prefix = _prefix(ticket.backbone)
     bits = ticket.mask.packed()
     parts: Parts = {f"mask.{name}": torch.from_numpy(packed) for name, packed in bits.items()}
     with _pool() as pool:
@@ -92,7 +92,7 @@ def load_packed(path: Path | str) -> Ticket:
         raise UserError(f"{path} does not fit its own header: {error}") from None
     _check(header, parts, mask, packed_digest(bits, shapes), path)
     ticket = Ticket(backbone, mask, header["provenance"], labels=header["labels"])
-    weights = _unpacked(parts, mask, _prefix(ticket), TYPES[header["values"]])
+    weights = _unpacked(parts, mask, _prefix(ticket.backbone), TYPES[header["values"]])
     return replace(ticket, weights={name: tensor.numpy() for name, tensor in weights.items()})
 
 
@@ -107,8 +107,9 @@ def _bits(part: torch.Tensor) -> np.ndarray:
     return bits
 
 
-def _prefix(ticket: Ticket) -> str:
-    return "backbone." if ticket.backbone else ""
+def _prefix(backbone: object) -> str:
+    """Return what stands before the backbone's names among a trained model's weights."""
+    return "backbone." if backbone else ""
 
 
 def _kept(ticket: Ticket, prefix: str, name: str, path: Path) -> np.ndarray:
@@ -188,6 +189,11 @@ def _check(header: dict[str, Any], parts: Parts, mask: Mask, digest: str, path: 
         if values is None or values.shape != (count,) or values.dtype != TYPES[header["values"]]:
             what = "nothing" if values is None else f"{values.dtype} {tuple(values.shape)}"
             raise UserError(f"{path} is damaged: {name} should have {count} {header['values']} values, it has {what}")
+    prefix = _prefix(header.get("backbone"))
+    if odd := [name for name in counts if f"dense.{prefix}{name}" in parts]:
+        raise UserError(f"{path} is damaged: {odd[0]} is there twice, under its mask and whole")
+    if header.get("sparsity", mask.sparsity) != mask.sparsity:
+        raise UserError(f"{path} is damaged: its header says sparsity {header['sparsity']}, its mask {mask.sparsity}")
     known = {f"values.{name}" for name in counts}
     if odd := [key for key in parts if not key.startswith(("mask.", "dense.")) and key not in known]:
         raise UserError(f"{path} is damaged: {odd[0]!r} is no part of a packed file")

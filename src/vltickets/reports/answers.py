@@ -14,6 +14,7 @@ from vltickets.reports.tables import named
 from vltickets.studies.verdicts import Verdict
 
 NOT_YET = "Not run yet."
+NOTHING_DECIDED = "What is run so far gives no answer: an interval needs two seeds, each with both runs of a pair."
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,14 @@ def answers(papers: Papers) -> list[Answer]:
             parts = [part for part in papers.parts if {"table3", "table4"} & set(part.artefacts)]
         if parts:
             sentences = answer(papers) if artefact == "table3" else answer(parts[0])  # type: ignore[arg-type]
-            out.append(Answer(question, tuple(sentences) or (NOT_YET,), shown_by))
+            out.append(Answer(question, tuple(sentences) or (_nothing(parts, artefact),), shown_by))
     return out
+
+
+def _nothing(parts: Sequence[PaperResults], artefact: str) -> str:
+    """Return why there is no answer: nothing is run, or what is run gives none."""
+    run = any(cell.record is not None for part in parts for cell in part.of(artefact))
+    return NOTHING_DECIDED if run else NOT_YET
 
 
 def are_there_tickets(results: PaperResults) -> list[str]:
@@ -66,13 +73,14 @@ def are_there_tickets(results: PaperResults) -> list[str]:
 
 def do_mask_and_start_matter(results: PaperResults) -> list[str]:
     """Q2: what the ticket is worth above random masks and other initial weights, at its own sparsity."""
-    held = [(column, level) for column, level in _highest(results, "table1") if level]
-    sentences = []
+    chosen = _highest(results, "table1")
+    held = [(column, level) for column, level in chosen if level]
+    sentences = [] if held or not chosen else ["No column has a ticket to compare."]
     for source in table1.OTHERS:
         found = [(column, table1.worth(results, column, level, source)) for column, level in held]
         known = [(column, verdict) for column, verdict in found if _decides(verdict)]
         if known:
-            above = [column for column, verdict in known if verdict is not None and (verdict.low_full or 0.0) > 0]
+            above = [column for column, verdict in known if _side(verdict) > 0]
             middles = [_middle(verdict) for _, verdict in known]
             sentences.append(
                 f"Above {named(Key(source, 0.0))}: {wording.points(statistics.fmean(middles))} points on average over"
@@ -94,8 +102,7 @@ def does_rewinding_help(results: PaperResults) -> list[str]:
                     found.append((share, level, verdict))
         if not found:
             continue
-        better = sum((verdict.low_full or 0.0) > 0 for *_, verdict in found)
-        worse = sum((verdict.high_full or 0.0) < 0 for *_, verdict in found)
+        better, worse = (sum(_side(verdict) == side for *_, verdict in found) for side in (1, -1))
         share, level, most = max(found, key=lambda one: _middle(one[2]))
         sentences.append(
             f"{column.title}: of {len(found)} rewound tickets, the interval says better than from θ₀ of {better} and "
@@ -116,8 +123,8 @@ def does_the_universal_ticket_transfer(results: PaperResults) -> list[str]:
         without = f" ({table2.kept(results, some, level)} % without VCR)" if len(some) < len(columns) else ""
         behind = [(c, results.compare(c, Key(PRETRAINING, level), Key(c.task, level))) for c in columns]
         known = [(column, verdict) for column, verdict in behind if _decides(verdict)]
-        below = [column for column, verdict in known if verdict is not None and (verdict.high_full or 0.0) < 0]
-        own = f"; shown to be behind the task's own ticket on {len(below)} of {len(known)} columns" if known else ""
+        below = sum(_side(verdict) < 0 for _, verdict in known)
+        own = f"; shown to be behind the task's own ticket on {below} of {len(known)} columns" if known else ""
         sentences.append(f"At {wording.percent(level)} it keeps {kept} % of full on average{without}{own}.")
     return sentences
 
@@ -131,11 +138,14 @@ def do_tickets_transfer(results: PaperResults) -> list[str]:
             continue
         ahead = [column for column, _, difference in best if difference <= 0]
         mean = statistics.fmean(difference for *_, difference in best)
+        sides = [_side(results.compare(c, Key(source, level), Key(c.task, level))) for c, source, _ in best]
         (name, times), *_ = Counter(source for _, source, _ in best).most_common(1)
         sentences.append(
             f"At {wording.percent(level)} a task's own ticket is the best on {len(ahead)} of {len(best)} columns"
             f"; the best other one is {wording.points(mean)} points from it on average, and most often that of "
-            f"{SOURCES[name]} ({times} of {len(best)})."
+            f"{SOURCES[name]} ({times} of {len(best)}). By the interval it is behind the own ticket on "
+            f"{sum(side < 0 for side in sides)} and ahead on {sum(side > 0 for side in sides)}; it is picked on the "
+            "seeds it is compared on, which flatters it."
         )
     return sentences
 
@@ -163,7 +173,7 @@ def can_they_play_adversarially(results: PaperResults) -> list[str]:
             gained = figure5.interval([second - first for first, second in pairs])
             sentences.append(
                 f"{column.title}: {standard} in the standard way, {other} adversarially; gained, in points of sparsity:"
-                f" {gained}, {len(pairs)} seeds."
+                f" {gained}, {len(pairs)} of {len(results.search_seeds)} seeds."
             )
     return sentences
 
@@ -204,7 +214,7 @@ def _highest(results: PaperResults, artefact: str) -> list[tuple[Column, float]]
 
 def _unfinished(results: PaperResults, artefact: str, done: int) -> list[str]:
     missing = len(results.columns(artefact)) - done
-    return [f"{missing} more columns are not run yet."] if missing else []
+    return [f"{missing} more columns are not whole yet."] if missing else []
 
 
 def _at(chosen: Iterable[tuple[Column, float]]) -> str:
@@ -218,6 +228,13 @@ def _names(columns: Iterable[Column]) -> str:
 def _except(known: Sequence[tuple[Column, Verdict | None]], above: Sequence[Column]) -> str:
     left = [column for column, _ in known if column not in above]
     return f" (not on {_names(left)})" if left and above else ""
+
+
+def _side(verdict: Verdict | None) -> int:
+    """Return on which side of 0 the whole interval of a difference lies: 1 above, -1 below, 0 neither or unknown."""
+    if verdict is None or verdict.low_full is None or verdict.high_full is None:
+        return 0
+    return int(verdict.low_full > 0) - int(verdict.high_full < 0)
 
 
 def _decides(verdict: Verdict | None) -> bool:

@@ -18,6 +18,8 @@ from vltickets.specs import BackboneSpec, Node, Prune, Rewound, Train, canonical
 from vltickets.store import Record, Store, check_format, write_file
 from vltickets.studies.graph import steps_of
 
+KEPT_TASKS = 8  # tasks whose data a process keeps between its runs
+
 FORMAT = 1
 RECORDS_READ = 12  # of one shape: their mean hardly moves with more
 OTHERS_READ = 2000  # records of other studies that are looked at for shapes of which this one has none

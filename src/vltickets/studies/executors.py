@@ -8,14 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from vltickets.errors import UserError
 from vltickets.specs import Node
 from vltickets.store import Store, tidy
 from vltickets.studies.graph import Work
 from vltickets.studies.leased import run_leased, serve
 from vltickets.studies.processes import Processes, working_processes
 from vltickets.studies.ray_executor import RayCluster
-from vltickets.studies.scheduling import SKIPPED, Event, Listener, StudyFailed, Transport, carry_out
+from vltickets.studies.scheduling import SKIPPED, Event, Listener, StudyFailed, StudyMistaken, Transport, carry_out
 
 __all__ = ["Event", "Listener", "RayCluster", "StudyFailed", "execute", "run_leased", "working_processes"]
 
@@ -25,8 +24,8 @@ def execute(
 ) -> None:
     """Run the work, ready nodes as they become ready: on the `cluster`, else in `workers` processes; 0 is this one.
 
-    Raises `StudyFailed` at the end, naming the nodes that failed; what depends on them was not tried. `UserError`
-    instead where all of it is the user's to mend, and at once where the disk is full.
+    Raises `StudyFailed` at the end, naming the nodes that failed; what depends on them was not tried. It is a
+    `UserError` too where all of it is the user's to mend. A full disk is one at once.
     """
     store.prepare()
     tidy(store)
@@ -37,7 +36,7 @@ def execute(
     failures = carry_out(work, _transport(store, workers, listen, cluster), listen)
     if failures:
         lines = "; ".join(f"{event.digest}: {event.message}" for event in failures.values() if event.message != SKIPPED)
-        error = UserError if all(event.mistake for event in failures.values()) else StudyFailed
+        error = StudyMistaken if all(event.mistake for event in failures.values()) else StudyFailed
         raise error(f"{len(failures)} of {len(work)} runs could not be done: {lines}")
 
 

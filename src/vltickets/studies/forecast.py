@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 
 from vltickets.specs import TASK_KINDS, Node, Train, World
 from vltickets.store import Store
-from vltickets.studies.costs import Cost, Shapes
+from vltickets.studies.costs import KEPT_TASKS, Cost, Shapes
 from vltickets.studies.graph import Cell, Work, closure
 from vltickets.studies.run import Planned, merged
 
-KEPT_TASKS = 3  # tasks whose data a process keeps between its runs (studies/work.py)
 WORLD_PARTS = {"retrieval": "flickr30k", "matching": "captions", "pretraining": "captions"}
 WORLD_PARTS |= {"lxmert_pretraining": "captions"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from vltickets.tasks.answering import AnsweringTask
 from vltickets.tasks.linear import is_small, ridge_answers, ridge_matching, ridge_retrieval
 from vltickets.tasks.matching import MatchingTask
 from vltickets.tasks.retrieval import RetrievalTask
+from vltickets.training import processes
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def plan_study(
     if isinstance(study, Study) and not study.sizes_needed:
         check_patterns(study)  # before anything is written
     kept = store if scratch is None else scratch
-    data = _data(study, kept, folder, about.get("vocabulary"))
+    data = _data(study, kept, folder, about.get("vocabulary"), noted=store)
     kept.prepare()
     if scratch is None and study.weight_file is not None:
         store.put_imported(study.weight_file)
@@ -102,13 +104,18 @@ def plan_study(
     for item in work:
         if isinstance(item.node, Train):
             check_recipe(item.node.recipe, item.node.backbone)
-    return Planned(name, study, cells, work, data, time.perf_counter() - started, _more(cells, work))
+            processes.check_parts(item.node.recipe, item.node.task.kind)
+    return Planned(name, study, cells, work, data, time.perf_counter() - started, _more(study, cells, work))
 
 
-def _more(cells: Sequence[Cell], work: Sequence[Work]) -> str:
+def _more(study: Study | Paper, cells: Sequence[Cell], work: Sequence[Work]) -> str:
     """Return what a study asks for once the work that is left is done: Table 1 waits for its tickets' scores."""
     left = {item.node.digest for item in work}
-    waiting = sum(cell.node.digest in left and "table1" in cell.artefacts for cell in cells)
+    waiting = sum(
+        cell.node.digest in left
+        for cell in cells
+        if "table1" in cell.artefacts and cell.seed in study.seeds and cell.baseline in ("full", cell.task)
+    )
     return f"Table 1's baselines, at the sparsity that {waiting} runs of it have yet to show" if waiting else ""
 
 
@@ -146,19 +153,6 @@ def _with_sizes(study: Study | Paper, data: DataSpec, source: Source) -> Study |
     return changed(study, **found) if found else study
 
 
-def run_study(
-    planned: Planned,
-    store: Store,
-    *,
-    workers: int,
-    listen: Listener,
-    command: str,
-    cluster: RayCluster | None = None,
-) -> None:
-    """Run what is left of a study, and keep its cells for `report`. What is done already stays as it is."""
-    run_studies([planned], store, workers=workers, listen=listen, command=command, cluster=cluster)
-
-
 def run_studies(
     plans: Sequence[Planned],
     store: Store,
@@ -168,7 +162,9 @@ def run_studies(
     command: str,
     cluster: RayCluster | None = None,
 ) -> None:
-    """Run what is left of several studies side by side. Each counts its share of the time, by steps.
+    """Run what is left of studies side by side, and keep their cells for `report`. What is done stays as it is.
+
+    Each counts its share of the time, by steps.
 
     Raises as `execute` does; where only some runs failed (`StudyFailed`), all else is kept as after a whole run.
     """
@@ -271,13 +267,14 @@ def _is_of(recipe: dict[str, Any], study: Study | Paper) -> bool:
 
 def _reference_rows(planned: Planned, store: Store) -> list[dict[str, Any]]:
     study = planned.study
-    if isinstance(study, Paper):
-        return [
-            {**row, "task": name}
-            for name, plan in study.tasks.items()
-            for row in _rows_of(task_on(name, plan.options, planned.data, study.split), planned, store, linear=False)
-        ]
-    return _rows_of(study.task_on(planned.data), planned, store, linear=True)
+    if isinstance(study, Study):
+        return _rows_of(study.task_on(planned.data), planned, store, linear=True)
+    rows: list[dict[str, Any]] = []
+    for name, own in study.tasks.items():
+        spec = task_on(name, own.options, planned.data, study.split)
+        with suppress(UserError):  # its data is not here, which its runs have said already
+            rows += [{**row, "task": name} for row in _rows_of(spec, planned, store, linear=False)]
+    return rows
 
 
 def _rows_of(spec: TaskSpec, planned: Planned, store: Store, *, linear: bool) -> list[dict[str, Any]]:
@@ -315,7 +312,7 @@ def _row(baseline: str, mean: float, note: str) -> dict[str, Any]:
     return {"baseline": baseline, "sparsity": 0.0, "mean": mean, "std": None, "seeds": 0, "note": note}
 
 
-def _data(study: Common, store: Store, folder: Path | None, vocabulary: str | None) -> DataSpec:
+def _data(study: Common, store: Store, folder: Path | None, vocabulary: str | None, *, noted: Store) -> DataSpec:
     if study.data == "world":
         size = study.world
         return World(
@@ -329,4 +326,4 @@ def _data(study: Common, store: Store, folder: Path | None, vocabulary: str | No
         raise UserError("this study runs on real data: name its folder with --data DIR")
     check_folder(folder, study.layout)  # refuses before anything is written
     store.prepare()
-    return register_folder(folder, store, study.layout, vocabulary=vocabulary)
+    return register_folder(folder, store, study.layout, vocabulary=vocabulary, noted=noted)

@@ -50,6 +50,10 @@ class StudyFailed(RuntimeError):
     """Some nodes could not be run; the others are done and kept."""
 
 
+class StudyMistaken(StudyFailed, UserError):
+    """So it is, and all that failed is the user's to mend: data that is not here, a result that is corrupted."""
+
+
 class Transport(Protocol):
     """Where nodes run: this process, processes beside it, or machines."""
 

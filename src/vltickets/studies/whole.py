@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
 from vltickets.errors import UserError, unknown
 from vltickets.specs import Spec
-from vltickets.studies.graph import Cell, closure
 from vltickets.studies.paper_config import Artefact
 
 SHOWN_WITH = {"figure4": "table3", "figure6": "figure3", "figure7": "table4"}  # the same cells
@@ -45,18 +43,3 @@ def chosen(names: str) -> frozenset[str]:
     if not found:
         raise UserError(f"--only {names!r} names no artefact; they are {', '.join(NAMES)}")
     return frozenset(found)
-
-
-def sharing(studies: Sequence[Sequence[Cell]]) -> tuple[int, int]:
-    """Return how many runs studies take together, and how many if no artefact shared with another.
-
-    Runs are trainings and masks, with all they need. Within an artefact everything is shared in both counts.
-    """
-    together: set[str] = set()
-    apart = 0
-    for cells in studies:
-        for artefact in dict.fromkeys(name for cell in cells for name in cell.artefacts):
-            runs = closure(cell.node for cell in cells if artefact in cell.artefacts).keys()
-            together |= runs
-            apart += len(runs)
-    return len(together), apart

@@ -30,6 +30,7 @@ from vltickets.specs import (
     changed,
 )
 from vltickets.store import Record, Store
+from vltickets.studies.costs import KEPT_TASKS
 from vltickets.studies.progress import Noting
 from vltickets.tasks import Evaluation, Model, Task, build_task
 from vltickets.tickets import HoldZeros, Mask, initialise, pattern_of, prune_like, random_scores
@@ -45,7 +46,7 @@ def run_node(node: Node, store: Store, progress: Progress | None = None) -> None
     if processes.rank() == 0:
         processes.tell(node.digest)
     if isinstance(node, Train):
-        _run_train(node, store, _noted(node, store, progress))
+        _run_train(node, store, _noted(node, store, progress) if processes.rank() == 0 else progress)
     else:
         _run_mask(node, store)
 
@@ -213,7 +214,7 @@ def _train_record(
     )
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=KEPT_TASKS)
 def _task(spec: TaskSpec, source: Source, backbone: BackboneSpec) -> Task:
     """A task and its data, kept between the runs of one process."""
     return build_task(spec, source, backbone)

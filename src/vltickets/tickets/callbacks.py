@@ -33,6 +33,8 @@ def trainer_callback(ticket: Ticket | HoldZeros, part: str = "") -> TrainerCallb
         raise UserError('this callback needs transformers: pip install "vltickets[hf]"') from None
 
     class TicketCallback(TrainerCallback):
+        """Holds the ticket between the Trainer's own calls."""
+
         def __init__(self) -> None:
             self.stack = ExitStack()
 
@@ -55,6 +57,8 @@ def lightning_callback(ticket: Ticket | HoldZeros, part: str = "") -> Any:
     Callback = _lightning().Callback
 
     class TicketCallback(Callback):  # type: ignore[misc, valid-type]
+        """Holds the ticket between Lightning's own calls."""
+
         def __init__(self) -> None:
             self.stack = ExitStack()
 

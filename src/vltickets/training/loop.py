@@ -19,7 +19,6 @@ from accelerate import Accelerator
 from torch import nn
 
 from vltickets.data import stream_seed
-from vltickets.errors import UserError
 from vltickets.specs import Recipe
 from vltickets.tasks import Evaluation, Model, Task
 from vltickets.training import processes
@@ -71,12 +70,8 @@ def train(
     last point) and the seconds of all sittings. Raises `Diverged` when a loss, a gradient or a final weight is not
     finite.
     """
+    processes.check_parts(recipe, task.name)
     ranks, rank = processes.count(), processes.rank()
-    if ranks > recipe.accumulation:
-        raise UserError(
-            f"{ranks} processes share the parts of a batch, and the recipe makes {recipe.accumulation} of it: "
-            f"set training.accumulation to {ranks} or a multiple, or start fewer processes"
-        )
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     torch.set_num_threads(recipe.threads)
     optimizer = build_optimizer(model, recipe)

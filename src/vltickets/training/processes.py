@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from vltickets.errors import UserError
+from vltickets.specs import Recipe
+
 WAIT = timedelta(days=1)  # rank 0 scores alone for hours; torchrun sees a rank that died, and ends the others
 
 
@@ -36,6 +39,15 @@ def leave() -> None:
 def count() -> int:
     """Return how many processes train together."""
     return torch.distributed.get_world_size() if _several() else 1
+
+
+def check_parts(recipe: Recipe, task: str) -> None:
+    """Refuse a recipe whose batches have fewer parts than there are processes to share them, with a `UserError`."""
+    if count() > recipe.accumulation:
+        raise UserError(
+            f"{count()} processes share the parts of a batch, and the recipe of {task} makes {recipe.accumulation} of "
+            f"it: set its accumulation to {count()} or a multiple, or start fewer processes"
+        )
 
 
 def rank() -> int:

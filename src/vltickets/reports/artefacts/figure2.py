@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -84,7 +85,7 @@ def figure(results: PaperResults) -> Figure | None:
         def points(baseline: str) -> list[tuple[float, Score]]:
             return [dense, *((level, results.score(column, Key(baseline, level))) for level in levels)]
 
-        for share, colour in zip(shares(results, column), REWOUND, strict=False):
+        for share, colour in zip(shares(results, column), cycle(REWOUND), strict=False):
             label = f"rewound to {wording.percent(share)}"
             curve(axes, points(rewound(column.task, share)), label, colour, "", linestyle="-.")
         for source, label, colour, shape, line in CURVES:

@@ -55,9 +55,13 @@ def _table(results: PaperResults, chosen: Chosen) -> Table:
     rows.append(["verdict by interval", *(_verdict(results, *one) for one in chosen)])
     fresh = sorted(set(results.seeds) - set(results.search_seeds))
     if fresh:
-        rows.append(["ticket, fresh seeds alone", *(_fresh(results, column, level, fresh) for column, level in chosen)])
+        rows.append(["full, fresh seeds alone", *(_fresh(results, one, Key(FULL, 0.0), fresh) for one, _ in chosen)])
+        tickets = (_fresh(results, one, Key(one.task, at), fresh) if at else "–" for one, at in chosen)
+        rows.append(["ticket, fresh seeds alone", *tickets])
     picked = (
-        f"The seeds {_list(fresh)} had no part in that." if fresh else "It is quoted on them too: that flatters it."
+        f"Seeds {_list(fresh)} had no part in that; the other rows are of all seeds, but full at twice the steps."
+        if fresh
+        else "It is quoted on them too: that flatters it."
     )
     note = (
         "Scores in %, mean ± std over seeds. sparsity: the highest at which the ticket's mean, as at every lower "
@@ -81,14 +85,19 @@ def _verdict(results: PaperResults, column: Column, level: float | None) -> str:
 
 
 def quoted_verdict(results: PaperResults, column: Column, level: float | None) -> Verdict | None:
-    """Return the verdict on the ticket at its quoted sparsity, over all seeds that have it."""
-    return results.compare(column, Key(column.task, level), Key(FULL, 0.0), fresh=True) if level else None
+    """Return the verdict on the ticket at its quoted sparsity, over all seeds that have it.
 
-
-def _fresh(results: PaperResults, column: Column, level: float | None, fresh: Sequence[int]) -> str:
+    Levels of the same seeds share the spread over seeds, as in docs/protocol.md; one with fresh seeds has its own.
+    """
     if not level:
-        return "–"
-    score = results.score(column, Key(column.task, level), fresh=True)
+        return None
+    own = {one: results.items(column, Key(column.task, one), fresh=one == level) for one in results.levels("table1")}
+    dense = results.items(column, Key(FULL, 0.0), fresh=True)
+    return judge(dense, {one: items for one, items in own.items() if items}).get(level)
+
+
+def _fresh(results: PaperResults, column: Column, key: Key, fresh: Sequence[int]) -> str:
+    score = results.score(column, key, fresh=True)
     known = {seed: score.values[seed] for seed in fresh if seed in score.values}
     return Score(known, score.digests, len(fresh) - len(known), score.metric).text
 

@@ -42,7 +42,8 @@ def tables(results: PaperResults) -> list[Table]:
             rows.append([name, *texts, *["–"] * (2 * len(averaged))])
     note = (
         "Scores in %, mean ± std over seeds. drop: the mean over the columns of (full − ticket) / full, in %; kept: "
-        "the mean over the columns of ticket / full, in %; both seed by seed, then mean ± std."
+        "the mean over the columns of ticket / full, in %; both seed by seed, then mean ± std; a star where a seed is "
+        "not done in every column."
     )
     keys = [Key(FULL, 0.0), *(Key(PRETRAINING, level) for level in levels[1:])]
     return [Table(TITLE, header, rows, note), published("table2"), runs_table(results, columns, keys)]
@@ -73,5 +74,6 @@ def _over_seeds(
     if any(full[seed] == 0 for _, full in pairs for seed in seeds):
         return "–"  # no share of nothing
     values = [statistics.fmean(rule(ticket[seed], full[seed]) for ticket, full in pairs) for seed in sorted(seeds)]
-    text = wording.mean_and_std(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+    star = "*" if len(seeds) < len(results.search_seeds) else ""
+    text = wording.mean_and_std(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None) + star
     return quoted(text, *(score for pair in scores for score in pair))
