@@ -91,7 +91,7 @@ def test_status_export_import_and_report_agree(smoke: Smoke, vltickets: Run, tmp
     report = vltickets("report", "smoke", "--store", tmp_path / "other", "--json")
     assert json.loads(report.stdout) == json.loads(done.stdout)
     carried_on = vltickets("study", "run", "smoke", "--store", tmp_path / "other", "--json")
-    assert "0 runs to do" in carried_on.stderr
+    assert ", 0 to do" in carried_on.stderr
 
 
 def test_find_writes_a_ticket_of_the_sparsity_asked_for(vltickets: Run, tmp_path: Path) -> None:

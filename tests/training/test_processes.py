@@ -121,5 +121,6 @@ def test_processes_that_start_from_other_weights_are_stopped(both: list[Any]) ->
 def test_more_processes_than_parts_are_refused(both: list[Any]) -> None:
     for found in both:
         assert found["too few parts"].startswith(
-            "2 processes share the parts of a batch, and the recipe of pretraining makes 1 of it: set its accumulation to 2"
+            "2 processes share the parts of a batch, and the recipe of pretraining makes 1 of it: "
+            "set its accumulation to 2"
         )
