@@ -51,6 +51,15 @@ def holder(lease: Path) -> psutil.Process | None:
     return None
 
 
+def suspended(process: psutil.Process) -> bool:
+    """Stop a process where it is; False where it is gone."""
+    try:
+        process.suspend()
+    except psutil.NoSuchProcess:
+        return False
+    return True
+
+
 def kill_one(root: Path, cluster: Cluster, seen: dict[str, object], over: threading.Event) -> None:
     """Wait for a checkpoint, kill the machine it comes from, and watch who goes on from it."""
     while not over.wait(0.01):
@@ -59,9 +68,13 @@ def kill_one(root: Path, cluster: Cluster, seen: dict[str, object], over: thread
             worker = holder((root / "leases" / f"{digest}.lock").resolve()) if step and step > 1 else None
             raylets = [process.pid for process in worker.parents()] if worker else []
             node = next((n for n in cluster.worker_nodes if n.all_processes["raylet"][0].process.pid in raylets), None)
-            if node is None or not worker.is_running():
+            if node is None or not suspended(worker):  # so that the run is not over before its machine is
+                continue
+            if not checkpoint.exists():
+                worker.resume()
                 continue
             cluster.remove_node(node, allow_graceful=False)
+            worker.kill()  # a machine's processes die with it
             seen |= {"killed": digest, "step": checkpoint_step(checkpoint) or step, "worker": worker.pid}
             later: list[int] = []
             while not over.wait(0.005):
